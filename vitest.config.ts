@@ -1,0 +1,13 @@
+// One configuration for all tests of the repository; a package's tests run with `npx vitest run <folder>`.
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["{libs,services,native,tests,examples,deploy,bench}/**/*.test.ts"],
+    exclude: ["**/node_modules/**", "**/dist/**", "**/target/**"],
+    // Real servers start inside tests; the limit catches hangs, it is no assertion about speed.
+    testTimeout: 60_000,
+    hookTimeout: 180_000,
+    maxWorkers: 2,
+  },
+});
