@@ -1,0 +1,22 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openStore } from "./open.ts";
+import { conformanceSuite } from "./testing/conformance.ts";
+import { startVersitygw } from "./testing/versitygw.ts";
+
+conformanceSuite("a directory", async () => {
+  const directory = await mkdtemp(join(tmpdir(), "pilotlight-store-"));
+  return {
+    open: () => openStore(`file://${directory}`),
+    remove: () => rm(directory, { recursive: true, force: true }),
+  };
+});
+
+conformanceSuite("versitygw", async () => {
+  const server = await startVersitygw();
+  return {
+    open: () => openStore(server.uri("some/prefix"), { credentials: async () => server.credentials }),
+    remove: server.stop,
+  };
+});

@@ -1,0 +1,68 @@
+// A plain web server's folder, read only: https://host/path/ plus the key.
+import { PlatformError } from "@pilotlight/errors";
+import type { HttpClient } from "./http.ts";
+import { HttpReads } from "./http-reads.ts";
+import { checkKey } from "./keys.ts";
+import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
+import { checkRange } from "./ranges.ts";
+import type { RetryBudget } from "./retry-budget.ts";
+import { encodePath } from "./sigv4.ts";
+import type { ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
+
+export type HttpStoreOptions = {
+  uri: string;
+  /** Ends with "/". */
+  base: string;
+  http: HttpClient;
+  budget: RetryBudget;
+  /** Sent as a bearer token. */
+  token: string | undefined;
+};
+
+export function createHttpStore(options: HttpStoreOptions): ObjectStore {
+  const headers: Record<string, string> =
+    options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
+  const urlOf = (key: string): URL => {
+    checkKey(key);
+    return new URL(encodePath(key), options.base);
+  };
+  const reads = new HttpReads({
+    http: options.http,
+    budget: options.budget,
+    prepare: async (_method, key) => ({ url: urlOf(key), headers }),
+    explain: () => "",
+  });
+  return {
+    uri: options.uri,
+    writable: false,
+    head: async (key, { signal } = {}) => reads.head(key, signal),
+    get: async (key, readOptions: ReadOptions & { bytesMax?: number } = {}) => {
+      checkRange(readOptions.range);
+      return reads.get(key, readOptions, readOptions.bytesMax ?? GET_BYTES_MAX_DEFAULT);
+    },
+    stream: async (key, readOptions = {}) => {
+      checkRange(readOptions.range);
+      return reads.stream(key, readOptions);
+    },
+    locate: async (key, { signal } = {}): Promise<ByteSource> => {
+      const info = await reads.head(key, signal);
+      if (info === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);
+      return { kind: "http", url: urlOf(key).href, headers, expiresAt: Number.POSITIVE_INFINITY, info };
+    },
+    put: () => Promise.reject(readOnly(options.uri)),
+    delete: () => Promise.reject(readOnly(options.uri)),
+    list: (_options?: ListOptions): AsyncIterable<ObjectInfo> => {
+      throw new PlatformError("unsupported", `${options.uri}: a web server cannot be listed`, {
+        remedy: "Name the files, or use s3:// or hf://.",
+      });
+    },
+    close: async () => options.http.close(),
+  };
+}
+
+/** The answer to every attempt to write to a read-only store. */
+export function readOnly(uri: string): PlatformError {
+  return new PlatformError("unsupported", `${uri} is read-only`, {
+    remedy: "Write to file:// or s3://.",
+  });
+}
