@@ -20,9 +20,9 @@ export type LoggingOptions = {
   destination?: DestinationStream;
 };
 
-let root: PinoLogger = makeRoot({ service: "unnamed", level: "warn" });
+let root: PinoLogger = makeRoot({ service: "unnamed", level: "error" });
 
-/** Called once by `runService`; before that only warnings and errors are written. */
+/** Called once by `runService`; before that only errors are written. */
 export function configureLogging(options: LoggingOptions): void {
   root = makeRoot(options);
 }

@@ -1,0 +1,23 @@
+export { cacheDir } from "./cache.ts";
+export {
+  ensureNatsServer,
+  NATS_VERSION_MIN,
+  type NatsServer,
+  natsVersionSuffices,
+  startNatsServer,
+} from "./nats.ts";
+export {
+  ensurePostgres,
+  type PostgresOptions,
+  type PostgresServer,
+  startPostgresServer,
+} from "./postgres.ts";
+export {
+  type CommandOptions,
+  freePort,
+  runCommand,
+  type ServerProcess,
+  type ServerProcessOptions,
+  startServerProcess,
+} from "./processes.ts";
+export { installFromWheel, type WheelFile } from "./wheels.ts";

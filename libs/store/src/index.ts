@@ -1,0 +1,10 @@
+export { type LeadershipOptions, whileLeader } from "./leadership.ts";
+export { type Migration, readMigrations } from "./migrate.ts";
+export {
+  openStore,
+  type Queryable,
+  type Sql,
+  type Store,
+  type StoreOptions,
+  type Transaction,
+} from "./store.ts";
