@@ -1,0 +1,44 @@
+// The image format: reading and writing, without I/O of its own. docs/image-format.md describes it for other readers.
+// For converters
+export { type Assembled, type AssembleOptions, assembleImage } from "./assemble.ts";
+// For everyone
+export { bytesOfText, textOfBytes } from "./byte-string.ts";
+export { BLOCK_BYTES, type ChunkSink, checkChunkBytes } from "./chunker.ts";
+export {
+  encodeImageFile,
+  IMAGE_MEDIA_TYPE,
+  IMAGE_VERSION,
+  type ImageFile,
+  type ImageManifest,
+  type ImageParts,
+  parseImageFile,
+  parseImageManifest,
+} from "./image-file.ts";
+export {
+  BLOB_KINDS,
+  blobSize,
+  type ChunkEncoding,
+  type ImageIndex,
+  type IndexBlob,
+  type IndexChunk,
+  type IndexPack,
+} from "./image-index.ts";
+export {
+  digestHex,
+  IMAGES_PREFIX,
+  imageKey,
+  LAYERS_PREFIX,
+  layerKey,
+  PACKS_PREFIX,
+  packKey,
+} from "./keys.ts";
+export {
+  decodeLayerRecord,
+  encodeLayerRecord,
+  type LayerChunk,
+  type LayerPack,
+  type LayerRecord,
+} from "./layer-record.ts";
+export { DEFAULT_LAYER_LIMITS, type LayerEntry, type LayerLimits, LayerScanner } from "./layer-scan.ts";
+export { type Inode, type InodeKind, LayerMerger, walk } from "./merge.ts";
+export { type TarEntry, type TarEntryKind, TarReader, type TarSink } from "./tar/reader.ts";
