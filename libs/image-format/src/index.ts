@@ -33,11 +33,15 @@ export {
   packKey,
 } from "./keys.ts";
 export {
+  decodeLayerChunks,
   decodeLayerRecord,
   encodeLayerRecord,
+  LAYER_RECORD_HEAD_BYTES,
   type LayerChunk,
+  type LayerChunks,
   type LayerPack,
   type LayerRecord,
+  layerChunksEnd,
 } from "./layer-record.ts";
 export { DEFAULT_LAYER_LIMITS, type LayerEntry, type LayerLimits, LayerScanner } from "./layer-scan.ts";
 export { type Inode, type InodeKind, LayerMerger, walk } from "./merge.ts";

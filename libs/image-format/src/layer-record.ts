@@ -18,17 +18,22 @@ export type LayerChunk = ChunkIdentity & {
   encoding: ChunkEncoding;
 };
 
-export type LayerRecord = {
-  entries: LayerEntry[];
+export type LayerChunks = {
   chunks: LayerChunk[];
   packs: LayerPack[];
   contentBytes: number;
 };
 
+export type LayerRecord = LayerChunks & { entries: LayerEntry[] };
+
 const MAGIC = Buffer.from("PLLAYER\0", "latin1");
 const VERSION = 1;
+/** magic, version, lengths of the two compressed sections. */
+const HEADER_BYTES = 20;
 /** A record of two million entries with long names stays below this. */
 const RAW_BYTES_MAX = 1 << 30;
+/** How much of a record's object to read for `decodeLayerChunks` at first. */
+export const LAYER_RECORD_HEAD_BYTES = HEADER_BYTES;
 
 const KINDS: readonly TarEntryKind[] = [
   "file",
@@ -42,10 +47,20 @@ const KINDS: readonly TarEntryKind[] = [
 const ENCODINGS: readonly ChunkEncoding[] = ["raw", "zstd", "zeros"];
 const NO_XATTRS: ReadonlyMap<string, Buffer> = new Map();
 
+/** Chunks and entries are sections of their own, so that who looks for known chunks reads only those. */
 export function encodeLayerRecord(record: LayerRecord): Buffer {
+  const chunks = compress(encodeChunks(record));
+  const entries = compress(encodeEntries(record.entries));
+  const header = Buffer.alloc(HEADER_BYTES);
+  MAGIC.copy(header);
+  header.writeUInt32LE(VERSION, 8);
+  header.writeUInt32LE(chunks.length, 12);
+  header.writeUInt32LE(entries.length, 16);
+  return Buffer.concat([header, chunks, entries]);
+}
+
+function encodeChunks(record: LayerChunks): Buffer {
   const out = new ByteWriter();
-  out.raw(MAGIC);
-  out.uint(VERSION);
   out.uint(record.contentBytes);
   out.uint(record.packs.length);
   for (const pack of record.packs) {
@@ -61,13 +76,18 @@ export function encodeLayerRecord(record: LayerRecord): Buffer {
     out.uint(chunk.packOffset);
     out.uint(chunk.wireLength);
   }
-  out.uint(record.entries.length);
+  return out.finish();
+}
+
+function encodeEntries(entries: readonly LayerEntry[]): Buffer {
+  const out = new ByteWriter();
+  out.uint(entries.length);
   let previous = "";
-  for (const entry of record.entries) {
+  for (const entry of entries) {
     writeEntry(out, entry, previous);
     previous = entry.path;
   }
-  return zstdCompressSync(out.finish(), { params: { [zlib.ZSTD_c_compressionLevel]: 3 } });
+  return out.finish();
 }
 
 function writeEntry(out: ByteWriter, entry: LayerEntry, previous: string): void {
@@ -95,20 +115,10 @@ function writeEntry(out: ByteWriter, entry: LayerEntry, previous: string): void 
 
 /** Throws `corrupt`, or `unsupported` for another version. */
 export function decodeLayerRecord(bytes: Buffer): LayerRecord {
-  const reader = new ByteReader(decompress(bytes));
-  if (!reader.raw(8).equals(MAGIC)) throw new PlatformError("corrupt", "not a layer record");
-  const version = reader.uint();
-  if (version !== VERSION)
-    throw new PlatformError(
-      "unsupported",
-      `a layer record has version ${version}; this converter knows ${VERSION}`,
-    );
-  const contentBytes = reader.uint();
-  const packs = Array.from({ length: reader.count(33) }, () => ({
-    sha256: Buffer.from(reader.raw(32)),
-    size: reader.uint(),
-  }));
-  const chunks = Array.from({ length: reader.count(37) }, () => readChunk(reader));
+  const { chunksEnd, entriesEnd } = sections(bytes);
+  if (entriesEnd !== bytes.length)
+    throw new PlatformError("corrupt", "a layer record has another length than it says");
+  const reader = new ByteReader(decompress(bytes.subarray(chunksEnd, entriesEnd)));
   const entries: LayerEntry[] = [];
   let previous = "";
   for (let left = reader.count(15); left > 0; left--) {
@@ -117,7 +127,38 @@ export function decodeLayerRecord(bytes: Buffer): LayerRecord {
     previous = entry.path;
   }
   reader.end();
-  return { entries, chunks, packs, contentBytes };
+  return { ...decodeLayerChunks(bytes), entries };
+}
+
+/** Where the chunk section ends, told by the record's first LAYER_RECORD_HEAD_BYTES. */
+export function layerChunksEnd(head: Buffer): number {
+  return sections(head).chunksEnd;
+}
+
+/** Reads only the chunks; `bytes` may end after them. */
+export function decodeLayerChunks(bytes: Buffer): LayerChunks {
+  const reader = new ByteReader(decompress(bytes.subarray(HEADER_BYTES, sections(bytes).chunksEnd)));
+  const contentBytes = reader.uint();
+  const packs = Array.from({ length: reader.count(33) }, () => ({
+    sha256: Buffer.from(reader.raw(32)),
+    size: reader.uint(),
+  }));
+  const chunks = Array.from({ length: reader.count(37) }, () => readChunk(reader));
+  reader.end();
+  return { chunks, packs, contentBytes };
+}
+
+function sections(bytes: Buffer): { chunksEnd: number; entriesEnd: number } {
+  if (bytes.length < HEADER_BYTES || !bytes.subarray(0, 8).equals(MAGIC))
+    throw new PlatformError("corrupt", "not a layer record");
+  const version = bytes.readUInt32LE(8);
+  if (version !== VERSION)
+    throw new PlatformError(
+      "unsupported",
+      `a layer record has version ${version}; this converter knows ${VERSION}`,
+    );
+  const chunksEnd = HEADER_BYTES + bytes.readUInt32LE(12);
+  return { chunksEnd, entriesEnd: chunksEnd + bytes.readUInt32LE(16) };
 }
 
 function readChunk(reader: ByteReader): LayerChunk {
@@ -155,6 +196,10 @@ function readEntry(reader: ByteReader, previous: string): LayerEntry {
   const xattrs = new Map<string, Buffer>();
   for (let i = 0; i < xattrCount; i++) xattrs.set(reader.string(), Buffer.from(reader.bytes()));
   return { ...entry, place, xattrs };
+}
+
+function compress(bytes: Buffer): Buffer {
+  return zstdCompressSync(bytes, { params: { [zlib.ZSTD_c_compressionLevel]: 3 } });
 }
 
 function decompress(bytes: Buffer): Buffer {

@@ -1,0 +1,28 @@
+// Bytes that are checked while they pass: size at every piece, digest at the end.
+import { createHash } from "node:crypto";
+import { PlatformError } from "@pilotlight/errors";
+
+/** Passes `source` on; throws `corrupt` when it is not the promised content. The last piece comes before the verdict. */
+export async function* verified(
+  source: AsyncIterable<Uint8Array>,
+  expected: { digest: string; size: number },
+  what: string,
+): AsyncGenerator<Buffer> {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for await (const piece of source) {
+    bytes += piece.length;
+    if (bytes > expected.size) throw mismatch(what, `it is longer than ${expected.size} bytes`);
+    hash.update(piece);
+    yield Buffer.isBuffer(piece) ? piece : Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+  }
+  if (bytes !== expected.size) throw mismatch(what, `it ended after ${bytes} of ${expected.size} bytes`);
+  const digest = `sha256:${hash.digest("hex")}`;
+  if (digest !== expected.digest) throw mismatch(what, `its digest is ${digest}`);
+}
+
+function mismatch(what: string, why: string): PlatformError {
+  return new PlatformError("corrupt", `${what} is not what the manifest promises: ${why}`, {
+    remedy: "The registry or a proxy in between delivers damaged content; push the image again.",
+  });
+}

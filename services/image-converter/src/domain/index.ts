@@ -1,0 +1,5 @@
+// The conversion as a library: no bus, no database. Services and command-line tools wire it.
+export { type ConvertedImage, type ConvertRequest, convertImage } from "./convert.ts";
+export { type ConvertLimits, DEFAULT_CONVERT_LIMITS } from "./limits.ts";
+export type { ConvertProgress } from "./progress.ts";
+export { readImageManifest } from "./read-image.ts";

@@ -1,0 +1,78 @@
+// Collects a layer's stored chunks into packs and sends full packs to the bucket while the next one fills. A pack is named
+// by its SHA-256, so sending one that is there already changes nothing.
+//   P1. Packs hold chunks in the layer's order, and close by size alone: the same chunks give the same packs.
+//   P2. `add` waits when too many packs are on their way; memory is packBytes for each layer and each upload.
+import { createHash } from "node:crypto";
+import { PlatformError } from "@pilotlight/errors";
+import { type LayerPack, packKey } from "@pilotlight/image-format";
+import type { ObjectStore } from "@pilotlight/object-store";
+import type { Semaphore } from "./semaphore.ts";
+
+export type PackPlace = { pack: number; packOffset: number };
+
+export type PackWriterOptions = {
+  bucket: ObjectStore;
+  packBytes: number;
+  uploads: Semaphore;
+  signal: AbortSignal;
+  /** Told after each upload; `stored` is false when the bucket had the pack. */
+  onUpload: (bytes: number, stored: boolean) => void;
+};
+
+export class PackWriter {
+  readonly packs: LayerPack[] = [];
+  readonly #options: PackWriterOptions;
+  readonly #sending: Promise<void>[] = [];
+  #buffer: Buffer | undefined;
+  #length = 0;
+  #failure: unknown;
+
+  constructor(options: PackWriterOptions) {
+    this.#options = options;
+  }
+
+  /** Places stored bytes; they are copied before this returns its promise. */
+  async add(wire: Buffer): Promise<PackPlace> {
+    if (this.#length + wire.length > this.#options.packBytes) await this.#close();
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#buffer ??= Buffer.allocUnsafeSlow(Math.max(this.#options.packBytes, wire.length));
+    wire.copy(this.#buffer, this.#length);
+    const place = { pack: this.packs.length, packOffset: this.#length };
+    this.#length += wire.length;
+    return place;
+  }
+
+  /** Sends the last pack and waits until the bucket has all of them. */
+  async finish(): Promise<LayerPack[]> {
+    if (this.#length > 0) await this.#close();
+    await Promise.all(this.#sending);
+    if (this.#failure !== undefined) throw this.#failure;
+    return this.packs;
+  }
+
+  async #close(): Promise<void> {
+    const bytes = (this.#buffer as Buffer).subarray(0, this.#length);
+    this.#buffer = undefined;
+    this.#length = 0;
+    const sha256 = createHash("sha256").update(bytes).digest();
+    this.packs.push({ sha256, size: bytes.length });
+    const release = await this.#options.uploads.acquire();
+    const sent = this.#send(sha256, bytes)
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(release);
+    this.#sending.push(sent);
+  }
+
+  async #send(sha256: Buffer, bytes: Buffer): Promise<void> {
+    const { bucket, signal, onUpload } = this.#options;
+    try {
+      await bucket.put(packKey(sha256), bytes, { ifNoneMatch: "*", sha256: sha256.toString("hex"), signal });
+      onUpload(bytes.length, true);
+    } catch (error) {
+      if (!(error instanceof PlatformError && error.code === "preconditionFailed")) throw error;
+      onUpload(bytes.length, false);
+    }
+  }
+}
