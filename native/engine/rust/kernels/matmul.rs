@@ -1,0 +1,246 @@
+//! out[t][n] = sum over k of x[t][k] * w[n][k] (+ bias[n]): weights stay row by row as safetensors has them, in their
+//! own type. Each output is one dot product along k with one accumulator and one fixed order of additions, whatever
+//! the number of tokens beside it: a sequence's result does not depend on the batch it runs in.
+//!
+//! A tile of 4 or 8 weight rows by 1..=6 tokens keeps its accumulators in registers; a panel of rows that fits the
+//! first-level cache meets all tokens before the next panel is read, so weights pass through memory once a step.
+
+use super::simd::{Simd, Widen};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// One thread's share: all tokens against a range of weight rows.
+pub struct Block<'a> {
+    /// First row of the whole matrix.
+    pub weights: *const u8,
+    /// Weight rows to compute.
+    pub rows: Range<usize>,
+    /// Row-major [tokens][k], of the type that the kernel takes.
+    pub x: *const u8,
+    pub tokens: usize,
+    pub k: usize,
+    pub bias: Option<&'a [f32]>,
+    /// [tokens][out_stride]; row n of the matrix is written to column n.
+    pub out: *mut f32,
+    pub out_stride: usize,
+    /// Adds to `out` instead of overwriting it (the residual stream).
+    pub accumulate: bool,
+}
+
+/// How STEP weights meet STEP activations.
+///
+/// # Safety
+/// As `Simd`; `*_tail` read exactly `n < STEP` elements and fill up with zeros.
+pub trait Dot {
+    type W: Copy;
+    type X: Copy;
+    type Wv: Copy;
+    type Xv: Copy;
+    type S: Simd;
+    const STEP: usize;
+    unsafe fn w(p: *const Self::W) -> Self::Wv;
+    unsafe fn x(p: *const Self::X) -> Self::Xv;
+    unsafe fn w_tail(p: *const Self::W, n: usize) -> Self::Wv;
+    unsafe fn x_tail(p: *const Self::X, n: usize) -> Self::Xv;
+    unsafe fn mac(
+        acc: <Self::S as Simd>::V,
+        w: Self::Wv,
+        x: Self::Xv,
+    ) -> <Self::S as Simd>::V;
+}
+
+/// Most lanes any instruction set has.
+const LANES_MAX: usize = 32;
+
+#[inline(always)]
+unsafe fn padded<T: Copy + Default>(p: *const T, n: usize) -> [T; LANES_MAX] {
+    let mut lanes = [T::default(); LANES_MAX];
+    unsafe { std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n) };
+    lanes
+}
+
+/// Weights of type `T`, f32 activations.
+pub struct Wide<S, T>(PhantomData<(S, T)>);
+
+impl<S: Simd, T: Widen> Dot for Wide<S, T> {
+    type W = T::Raw;
+    type X = f32;
+    type Wv = S::V;
+    type Xv = S::V;
+    type S = S;
+    const STEP: usize = S::LANES;
+    #[inline(always)]
+    unsafe fn w(p: *const T::Raw) -> S::V {
+        unsafe { T::load::<S>(p) }
+    }
+    #[inline(always)]
+    unsafe fn x(p: *const f32) -> S::V {
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn w_tail(p: *const T::Raw, n: usize) -> S::V {
+        unsafe { T::load::<S>(padded(p, n).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn x_tail(p: *const f32, n: usize) -> S::V {
+        unsafe { S::load(padded(p, n).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn mac(acc: S::V, w: S::V, x: S::V) -> S::V {
+        unsafe { S::fma(w, x, acc) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use pairs::Bf16Pairs;
+
+#[cfg(target_arch = "x86_64")]
+mod pairs {
+    use super::super::simd::Avx512;
+    use super::{Dot, padded};
+    use std::arch::x86_64::*;
+
+    /// bf16 weights and bf16 activations, multiplied in pairs and summed in f32 by one instruction: weights are not
+    /// widened at all.
+    pub struct Bf16Pairs;
+
+    impl Dot for Bf16Pairs {
+        type W = u16;
+        type X = u16;
+        type Wv = __m512bh;
+        type Xv = __m512bh;
+        type S = Avx512;
+        const STEP: usize = 32;
+        #[inline(always)]
+        unsafe fn w(p: *const u16) -> __m512bh {
+            unsafe { std::mem::transmute(_mm512_loadu_si512(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn x(p: *const u16) -> __m512bh {
+            unsafe { Self::w(p) }
+        }
+        #[inline(always)]
+        unsafe fn w_tail(p: *const u16, n: usize) -> __m512bh {
+            unsafe { Self::w(padded(p, n).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn x_tail(p: *const u16, n: usize) -> __m512bh {
+            unsafe { Self::w_tail(p, n) }
+        }
+        #[inline(always)]
+        unsafe fn mac(acc: __m512, w: __m512bh, x: __m512bh) -> __m512 {
+            unsafe { _mm512_dpbf16_ps(acc, w, x) }
+        }
+    }
+}
+
+/// Bytes of weights that one panel holds while all tokens pass over it.
+const PANEL_BYTES: usize = 24 * 1024;
+const GROUP: usize = 4;
+
+/// # Safety
+/// The CPU has the instruction set of `D`, the pointers of `block` span what its sizes say, and no other thread writes
+/// the same columns of `out`.
+#[inline(always)]
+pub unsafe fn run<D: Dot, const TOKENS: usize>(block: &Block) {
+    let row_bytes = block.k * size_of::<D::W>();
+    let panel = (PANEL_BYTES / row_bytes.max(1)).next_multiple_of(2 * GROUP);
+    let mut start = block.rows.start;
+    while start < block.rows.end {
+        let rows = start..(start + panel).min(block.rows.end);
+        start = rows.end;
+        let mut t = 0;
+        while t < block.tokens {
+            let tokens = TOKENS.min(block.tokens - t);
+            unsafe {
+                match tokens {
+                    1 => strip::<D, 2, 1>(block, t, rows.clone()),
+                    2 => strip::<D, 2, 2>(block, t, rows.clone()),
+                    3 => strip::<D, 1, 3>(block, t, rows.clone()),
+                    4 => strip::<D, 1, 4>(block, t, rows.clone()),
+                    5 => strip::<D, 1, 5>(block, t, rows.clone()),
+                    _ => strip::<D, 1, 6>(block, t, rows.clone()),
+                }
+            }
+            t += tokens;
+        }
+    }
+}
+
+/// `B` tokens against the rows of one panel, `G` groups of four rows at a time.
+#[inline(always)]
+unsafe fn strip<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, rows: Range<usize>) {
+    let mut row = rows.start;
+    while row + G * GROUP <= rows.end {
+        unsafe { tile::<D, G, B>(block, t, row, G * GROUP) };
+        row += G * GROUP;
+    }
+    while row < rows.end {
+        let rows_left = GROUP.min(rows.end - row);
+        unsafe { tile::<D, 1, B>(block, t, row, rows_left) };
+        row += rows_left;
+    }
+}
+
+/// `valid` rows of `G * GROUP` exist; missing ones repeat the last, and their sums are dropped.
+#[inline(always)]
+unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, row: usize, valid: usize) {
+    unsafe {
+        let weights = block.weights.cast::<D::W>();
+        let activations = block.x.cast::<D::X>();
+        let w: [[*const D::W; GROUP]; G] = std::array::from_fn(|g| {
+            std::array::from_fn(|r| weights.add((row + (g * GROUP + r).min(valid - 1)) * block.k))
+        });
+        let x: [*const D::X; B] = std::array::from_fn(|b| activations.add((t + b) * block.k));
+        let mut acc = [[[D::S::splat(0.0); GROUP]; G]; B];
+
+        let whole = block.k / D::STEP * D::STEP;
+        let mut k = 0;
+        while k < whole {
+            let xs: [D::Xv; B] = std::array::from_fn(|b| D::x(x[b].add(k)));
+            for g in 0..G {
+                for r in 0..GROUP {
+                    let ws = D::w(w[g][r].add(k));
+                    for b in 0..B {
+                        acc[b][g][r] = D::mac(acc[b][g][r], ws, xs[b]);
+                    }
+                }
+            }
+            k += D::STEP;
+        }
+        let tail = block.k - whole;
+        if tail > 0 {
+            let xs: [D::Xv; B] = std::array::from_fn(|b| D::x_tail(x[b].add(k), tail));
+            for g in 0..G {
+                for r in 0..GROUP {
+                    let ws = D::w_tail(w[g][r].add(k), tail);
+                    for b in 0..B {
+                        acc[b][g][r] = D::mac(acc[b][g][r], ws, xs[b]);
+                    }
+                }
+            }
+        }
+        for b in 0..B {
+            for g in 0..G {
+                let sums = D::S::sum4(acc[b][g]);
+                write::<G>(block, t + b, row, g, valid, sums);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn write<const G: usize>(block: &Block, t: usize, row: usize, g: usize, valid: usize, sums: [f32; GROUP]) {
+    let first = g * GROUP;
+    for (r, sum) in sums.into_iter().enumerate().take(valid - first) {
+        let n = row + first + r;
+        let value = match block.bias {
+            Some(bias) => sum + bias[n],
+            None => sum,
+        };
+        unsafe {
+            let out = block.out.add(t * block.out_stride + n);
+            *out = if block.accumulate { *out + value } else { value };
+        }
+    }
+}
