@@ -1,0 +1,20 @@
+export { type Bus, type BusOptions, connectBus } from "./connection.ts";
+export {
+  type ConsumerSettings,
+  consumeIdempotent,
+  consumeWithInbox,
+  type Delivery,
+  type InboxPorts,
+  type Subscription,
+  sweepInbox,
+} from "./consume.ts";
+export {
+  OUTBOX_DEFAULTS,
+  type Outbox,
+  type OutboxOptions,
+  type PublishInTransaction,
+  startOutbox,
+} from "./outbox.ts";
+export { type PublishOptions, publish, publishSample } from "./publish.ts";
+export { BUS_MIGRATION } from "./tables.ts";
+export { type DocumentWatch, type TailedMessage, tail, watchDocuments, watchSamples } from "./watch.ts";
