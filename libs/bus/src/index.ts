@@ -15,6 +15,7 @@ export {
   type PublishInTransaction,
   startOutbox,
 } from "./outbox.ts";
+export { BUS_FIELDS, connectServiceBus, OUTBOX_FIELDS, startServiceOutbox } from "./part.ts";
 export { type PublishOptions, publish, publishSample } from "./publish.ts";
 export { BUS_MIGRATION } from "./tables.ts";
 export { type DocumentWatch, type TailedMessage, tail, watchDocuments, watchSamples } from "./watch.ts";

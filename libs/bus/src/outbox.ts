@@ -18,8 +18,6 @@ export type OutboxOptions = {
   batchMax: number;
 };
 
-export const OUTBOX_DEFAULTS: OutboxOptions = { sweepIntervalMs: 2_000, batchMax: 512 };
-
 /** Adds a message to the running transaction. */
 export type PublishInTransaction = <T extends EventType>(
   type: T,
@@ -41,7 +39,7 @@ type Row = Envelope & { ttlMs: number | undefined };
 const backlog = gauge({ name: "pilotlight_outbox_backlog", help: "Rows seen waiting at the last look." });
 
 /** Starts the relay of a service's outbox. */
-export function startOutbox(store: Store, bus: Bus, options: OutboxOptions = OUTBOX_DEFAULTS): Outbox {
+export function startOutbox(store: Store, bus: Bus, options: OutboxOptions): Outbox {
   const stopper = new AbortController();
   let wake: () => void = () => {};
   let announced = true; // rows of an earlier process
