@@ -9,7 +9,6 @@ export {
   sweepInbox,
 } from "./consume.ts";
 export {
-  OUTBOX_DEFAULTS,
   type Outbox,
   type OutboxOptions,
   type PublishInTransaction,
