@@ -2,10 +2,11 @@
 //
 // The text is hostile: its size, its nesting and what its aliases expand to are bounded before anything is built
 // (a "billion laughs" file is a few hundred bytes). YAML 1.2 core schema: `no` is a word, not false.
-import { isAlias, isCollection, isMap, isNode, isScalar, LineCounter, type Node, parseDocument } from "yaml";
+import { isCollection, isMap, isNode, isScalar, LineCounter, type Node, parseDocument } from "yaml";
 import { z } from "zod";
 import { type Finding, findingsOf, formatPath, type Problem, type ProblemPath } from "./problem.ts";
 import { type Application, applicationSchema } from "./schema.ts";
+import { checkStructure, DEPTH_MAX } from "./structure.ts";
 
 export type ParseOptions = {
   /** Shown in messages; not opened. */
@@ -20,10 +21,8 @@ export type Parsed = { application: Application } | { problems: Problem[] };
 
 const TEXT_LENGTH_MAX = 256 * 1024;
 const PROBLEMS_MAX = 100;
-const DEPTH_MAX = 32;
-const ALIASES_MAX = 100;
-/** Nodes of the document with every alias counted as what it stands for. */
-const NODES_MAX = 100_000;
+/** Findings that are looked up in the text at all: bounds the time that a hostile file takes. */
+const FINDINGS_MAX = 1000;
 
 /** Parses and checks an application file. Never throws for what the text contains. */
 export function parseApplication(text: string, options: ParseOptions): Parsed {
@@ -34,7 +33,7 @@ export function parseApplication(text: string, options: ParseOptions): Parsed {
     };
   }
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true });
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: false });
   const place = (offset: number) => {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(1, line), column: Math.max(1, col) };
@@ -57,22 +56,26 @@ export function parseApplication(text: string, options: ParseOptions): Parsed {
       problems: [{ ...atStart(`${options.fileName} is empty`), remedy: 'Start with "application: NAME".' }],
     };
   }
-  const excess = tooLarge(root);
-  if (excess !== null) return { problems: [{ ...place(excess.offset), ...excess.problem }] };
-
-  const checked = applicationSchema.safeParse(document.toJS({ maxAliasCount: ALIASES_MAX }), {
-    reportInput: true,
+  const flaws = checkStructure(root).map(({ offset, fatal, message, remedy }) => {
+    return { fatal, problem: { ...place(offset), path: "", message, remedy } };
   });
-  if (checked.success) return { application: checked.data };
-  const findings = checked.error.issues.flatMap((issue) =>
-    findingsOf(issue, (path) => allowedKeys(root, path)),
-  );
-  const problems = findings.map((finding) => ({
-    ...place(offsetOf(root, finding)),
-    path: formatPath(finding.path),
-    message: finding.message,
-    remedy: finding.remedy,
-  }));
+  const structural = flaws.map((flaw) => flaw.problem);
+  if (flaws.some((flaw) => flaw.fatal)) return { problems: finish(structural, options) };
+
+  // The walk above has bounded what aliases expand to, so the library need not count them again.
+  const checked = applicationSchema.safeParse(document.toJS({ maxAliasCount: -1 }), { reportInput: true });
+  if (checked.success && structural.length === 0) return { application: checked.data };
+  const findings = (checked.error?.issues ?? [])
+    .values()
+    .flatMap((issue) => findingsOf(issue, (path) => allowedKeys(root, path)))
+    .take(FINDINGS_MAX)
+    .map((finding) => ({
+      ...place(offsetOf(root, finding)),
+      path: formatPath(finding.path),
+      message: finding.message,
+      remedy: finding.remedy,
+    }));
+  const problems = [...structural, ...findings];
   return { problems: finish(problems, options) };
 }
 
@@ -112,58 +115,11 @@ const syntaxMessage = (message: string) =>
 const SYNTAX_REMEDIES: Record<string, string> = {
   TAB_AS_INDENT: "Indent with spaces.",
   BAD_INDENT: "Give all keys of one mapping the same indentation.",
-  DUPLICATE_KEY: "Remove one of the two.",
   MULTIPLE_DOCS: "Put one application in one file.",
   MISSING_CHAR: "A quote, bracket, colon or comma is missing here or before.",
   BLOCK_AS_IMPLICIT_KEY: "Text that contains a colon and a space must stand in quotes.",
   MULTILINE_IMPLICIT_KEY: "A colon is missing, or the indentation is wrong.",
 };
-
-type Excess = { offset: number; problem: Omit<Problem, "line" | "column"> };
-
-/**
- * Refuses documents that are too deep or whose aliases expand to too much, before they are expanded. Anchors come
- * before their aliases in the text, so one pass in order knows the size of each alias.
- */
-function tooLarge(root: Node): Excess | null {
-  const sizes = new Map<string, number>();
-  let aliases = 0;
-  const size = (node: unknown, depth: number): number | Excess => {
-    const offset = isNode(node) ? (node.range?.[0] ?? 0) : 0;
-    const refuse = (message: string, remedy: string): Excess => ({
-      offset,
-      problem: { path: "", message, remedy },
-    });
-    if (depth > DEPTH_MAX) return refuse(`nested deeper than ${DEPTH_MAX} levels`, "Flatten it.");
-    if (isAlias(node)) {
-      aliases++;
-      if (aliases > ALIASES_MAX) return refuse(`more than ${ALIASES_MAX} aliases`, "Write them out.");
-      return (
-        sizes.get(node.source) ??
-        refuse(`alias *${node.source} refers to itself or to nothing`, "Write it out.")
-      );
-    }
-    let total = 1;
-    if (isCollection(node)) {
-      for (const item of node.items) {
-        const parts = isNode(item)
-          ? [item]
-          : [(item as { key: unknown }).key, (item as { value: unknown }).value];
-        for (const part of parts) {
-          const inner = size(part, depth + 1);
-          if (typeof inner !== "number") return inner;
-          total += inner;
-          if (total > NODES_MAX)
-            return refuse(`aliases expand to more than ${NODES_MAX} values`, "Write less.");
-        }
-      }
-    }
-    if (isNode(node) && "anchor" in node && typeof node.anchor === "string") sizes.set(node.anchor, total);
-    return total;
-  };
-  const result = size(root, 0);
-  return typeof result === "number" ? null : result;
-}
 
 /** Where in the text a finding is: its key, its value, or the nearest parent that exists. */
 function offsetOf(root: Node, finding: Finding): number {
@@ -212,7 +168,7 @@ function unwrap(schema: z.core.$ZodType, node: unknown): z.core.$ZodType {
     const kind = isMap(node) ? node.get("kind") : undefined;
     return (
       schema.options.find(
-        (option) => option instanceof z.ZodObject && option.shape["kind"]?.safeParse(kind).success === true,
+        (option) => option instanceof z.ZodObject && option.shape.kind?.safeParse(kind).success === true,
       ) ?? schema
     );
   }

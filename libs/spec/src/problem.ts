@@ -19,16 +19,22 @@ export type ProblemPath = readonly (string | number)[];
 export type Finding = { path: ProblemPath; onKey: boolean; message: string; remedy: string };
 
 /** Lists what an issue of the schema means. `keysAt` names the fields that are allowed at a path. */
-export function findingsOf(issue: z.core.$ZodIssue, keysAt: (path: ProblemPath) => string[]): Finding[] {
+export function* findingsOf(
+  issue: z.core.$ZodIssue,
+  keysAt: (path: ProblemPath) => string[],
+): Generator<Finding> {
   const path = issue.path.filter((key): key is string | number => typeof key !== "symbol");
   if (issue.code === "unrecognized_keys") {
-    return issue.keys.map((key) => unknownField([...path, key], key, keysAt(path)));
+    const allowed = keysAt(path);
+    for (const key of issue.keys) yield unknownField([...path, key], key, allowed);
+    return;
   }
   if (issue.code === "invalid_key") {
     const inner = issue.issues[0]?.message ?? "is not allowed";
-    return [{ path, onKey: true, message: `the name ${inner}`, remedy: "" }];
+    yield { path, onKey: true, message: `the name ${inner}`, remedy: "" };
+    return;
   }
-  return [{ path, onKey: false, message: messageOf(issue), remedy: remedyOf(issue) }];
+  yield { path, onKey: false, message: messageOf(issue), remedy: remedyOf(issue) };
 }
 
 /** `deployments[0].name`, the form that error messages and the CLI show. */
@@ -91,7 +97,7 @@ function messageOf(issue: z.core.$ZodIssue): string {
 }
 
 function remedyOf(issue: z.core.$ZodIssue): string {
-  if (issue.code === "custom" && typeof issue.params?.["remedy"] === "string") return issue.params["remedy"];
+  if (issue.code === "custom" && typeof issue.params?.remedy === "string") return issue.params.remedy;
   if (issue.code === "invalid_value" && typeof issue.input === "string") {
     const near = nearest(
       issue.input,

@@ -1,0 +1,2 @@
+export { AdmissionQueue } from "./queue.ts";
+export type { AdmissionConfig, Offer, OfferOptions, Ticket } from "./types.ts";

@@ -1,0 +1,110 @@
+// The arithmetic of exchanging replicas between two versions with one spare accelerator, in either direction.
+//
+//   I3  A version's share of traffic is at most its share of the ready capacity that is needed, for every deployment.
+//   I4  Accelerators in use are at most those of n replicas, plus the surge (at least one replica of each deployment).
+//
+// I4 is kept without any agreement between controllers: replicas that exist, drain, or may still be started under the
+// bound that was ordered last all count as used, and a bound is raised only into what is left. So it holds however late
+// the autoscaler acts, and an accelerator is given to the new version only after the old replica on it is gone.
+import type { Ordered, ReplicaCounts, RolloutDeployment } from "./types.ts";
+
+/** One deployment during an exchange: the replicas of both versions and what was ordered for them last. */
+export type Lot = {
+  name: string;
+  /** Replicas needed over both versions. */
+  wanted: number;
+  surge: number;
+  from: LotSide | null;
+  to: LotSide | null;
+};
+
+export type LotSide = ReplicaCounts & { cost: number; ordered: number | null };
+
+export type Side = "from" | "to";
+
+/** Joins the plan, the observation and what was ordered. */
+export function makeLot(
+  deployment: RolloutDeployment,
+  wanted: number,
+  counts: { from: ReplicaCounts; to: ReplicaCounts },
+  ordered: Ordered["bounds"][number] | undefined,
+): Lot {
+  // Without accelerators on either side a replica is the unit.
+  const onlyCpu = (deployment.from?.accelerators ?? 0) === 0 && (deployment.to?.accelerators ?? 0) === 0;
+  const cost = (accelerators: number) => (onlyCpu ? 1 : accelerators);
+  const side = (which: Side): LotSide | null => {
+    const own = deployment[which];
+    if (own === null) return null;
+    return { ...counts[which], cost: cost(own.accelerators), ordered: ordered?.[which] ?? null };
+  };
+  return {
+    name: deployment.name,
+    wanted,
+    surge: Math.max(1, deployment.surge),
+    from: side("from"),
+    to: side("to"),
+  };
+}
+
+/** Replicas that take requests or will. */
+export const alive = (side: LotSide | null): number => (side === null ? 0 : side.starting + side.ready);
+/** Replicas that hold their place. */
+export const present = (side: LotSide | null): number =>
+  side === null ? 0 : side.starting + side.ready + side.draining;
+
+/**
+ * The shares of traffic that the new version may have by I3: at least `lowest` (what the old one cannot carry any more),
+ * at most `highest` (what the new one can carry already). Where deployments contradict each other, after crashes,
+ * `lowest` is above `highest`; then nobody can carry everything and `clampWeight` spares the new version.
+ */
+export function trafficRange(lots: readonly Lot[]): { lowest: number; highest: number } {
+  let lowest = 0;
+  let highest = 1;
+  for (const { wanted, from, to } of lots) {
+    // Requests for a deployment that is going away have nowhere else to go: it sets no limit.
+    if (to === null) continue;
+    const oldReady = from?.ready ?? 0;
+    const ready = oldReady + to.ready;
+    if (ready === 0) {
+      highest = from === null ? 0 : highest;
+      continue;
+    }
+    const needed = from === null ? Math.max(1, wanted) : Math.min(Math.max(1, wanted), ready);
+    highest = Math.min(highest, to.ready / needed);
+    if (from !== null) lowest = Math.max(lowest, 1 - oldReady / needed);
+  }
+  return { lowest: Math.max(0, lowest), highest: Math.max(0, highest) };
+}
+
+/** The share nearest to `weight` that `trafficRange` allows. */
+export function clampWeight(weight: number, range: { lowest: number; highest: number }): number {
+  return Math.min(range.highest, Math.max(range.lowest, weight));
+}
+
+/** The share at which every ready replica, old or new, gets the same load: the least that shows a difference. */
+export function evenWeight(lots: readonly Lot[]): number {
+  const shared = lots.flatMap(({ from, to }) => (from !== null && to !== null ? [{ from, to }] : []));
+  return Math.min(1, ...shared.map(({ from, to }) => to.ready / Math.max(1, from.ready + to.ready)));
+}
+
+/** The fewest replicas of the losing version that carry its remaining share of traffic. */
+export function losingBound(lot: Lot, loser: Side, losingWeight: number): number {
+  const gainer: Side = loser === "from" ? "to" : "from";
+  // Nobody else answers for a deployment that only the losing version has: it stays until the traffic is gone.
+  if (lot[gainer] === null) return losingWeight > 0 ? lot.wanted : 0;
+  return Math.ceil(losingWeight * lot.wanted - 1e-9);
+}
+
+/** The most replicas of the gaining version that fit beside what the losing one holds or may still take (I4). */
+export function gainingBound(lot: Lot, gainer: Side, most: number): number {
+  const own = lot[gainer];
+  const other = lot[gainer === "from" ? "to" : "from"];
+  if (own === null) return 0;
+  if (other === null) return most;
+  const budget = lot.wanted * Math.max(own.cost, other.cost) + lot.surge * own.cost;
+  const taken =
+    (Math.max(alive(other), other.ordered ?? 0) + other.draining) * other.cost + own.draining * own.cost;
+  const room = own.cost === 0 ? most : Math.floor((budget - taken) / own.cost + 1e-9);
+  // What was ordered before is not taken back for lack of room: it exists already, or fitted when it was ordered.
+  return Math.min(most, Math.max(room, own.ordered ?? 0, 0));
+}

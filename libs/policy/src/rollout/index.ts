@@ -1,0 +1,15 @@
+export { decideRollout, isOver, startRollout } from "./decide.ts";
+export { type NextRollout, nextRollout } from "./next.ts";
+export type {
+  Ongoing,
+  Ordered,
+  ReplicaCounts,
+  RollbackCause,
+  RollbackReason,
+  RolloutAction,
+  RolloutDecision,
+  RolloutDeployment,
+  RolloutObservation,
+  RolloutPlan,
+  RolloutState,
+} from "./types.ts";
