@@ -60,7 +60,7 @@ export declare type ListDecisionsResponse = Message<"pilotlight.api.v1.ListDecis
 export declare const ListDecisionsResponseSchema: GenMessage<ListDecisionsResponse>;
 
 /**
- * One decision with everything that went in and came out.
+ * One decision about one deployment, with everything that went in and came out.
  *
  * @generated from message pilotlight.api.v1.DecisionRecord
  */
@@ -76,6 +76,8 @@ export declare type DecisionRecord = Message<"pilotlight.api.v1.DecisionRecord">
   application: string;
 
   /**
+   * The newest version that it was about; a decision looks at all live versions together.
+   *
    * @generated from field: uint32 version = 3;
    */
   version: number;
@@ -106,14 +108,14 @@ export declare type DecisionRecord = Message<"pilotlight.api.v1.DecisionRecord">
   reason: string;
 
   /**
-   * `{now, observation, state, config}` as canonical JSON.
+   * `[now, observation, state, config]` as JSON.
    *
    * @generated from field: string input_json = 9;
    */
   inputJson: string;
 
   /**
-   * `{state, actions, wakeAt, reason}` as canonical JSON.
+   * `{state, actions, wakeAt, reason, explain}` as JSON.
    *
    * @generated from field: string output_json = 10;
    */

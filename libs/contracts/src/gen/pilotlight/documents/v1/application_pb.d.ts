@@ -114,6 +114,13 @@ export declare type DeploymentSpec = Message<"pilotlight.documents.v1.Deployment
    * @generated from field: map<string, string> environment = 10;
    */
   environment: { [key: string]: string };
+
+  /**
+   * What happens to requests that no replica has room for.
+   *
+   * @generated from field: pilotlight.documents.v1.AdmissionSpec admission = 11;
+   */
+  admission?: AdmissionSpec | undefined;
 };
 
 /**
@@ -245,7 +252,7 @@ export declare const EmbeddedEngineSchema: GenMessage<EmbeddedEngine>;
  */
 export declare type ProcessEngine = Message<"pilotlight.documents.v1.ProcessEngine"> & {
   /**
-   * Program and arguments. `{port}` and `{model}` are replaced.
+   * Program and arguments. `{port}`, `{modelPath}` and `{modelName}` are replaced.
    *
    * @generated from field: repeated string command = 1;
    */
@@ -264,6 +271,27 @@ export declare type ProcessEngine = Message<"pilotlight.documents.v1.ProcessEngi
    * @generated from field: uint32 ready_timeout_ms = 3;
    */
   readyTimeoutMs: number;
+
+  /**
+   * Port that the program listens on; 0 picks a free one.
+   *
+   * @generated from field: uint32 port = 4;
+   */
+  port: number;
+
+  /**
+   * Requests that one replica takes at the same time.
+   *
+   * @generated from field: uint32 sequences_max = 5;
+   */
+  sequencesMax: number;
+
+  /**
+   * Variables of the program, beside the deployment's.
+   *
+   * @generated from field: map<string, string> environment = 6;
+   */
+  environment: { [key: string]: string };
 };
 
 /**
@@ -339,6 +367,13 @@ export declare type AutoscalingSpec = Message<"pilotlight.documents.v1.Autoscali
    * @generated from field: uint32 scale_down_delay_ms = 5;
    */
   scaleDownDelayMs: number;
+
+  /**
+   * The same for the last replica, when `replicas_min` is 0.
+   *
+   * @generated from field: uint32 scale_to_zero_delay_ms = 6;
+   */
+  scaleToZeroDelayMs: number;
 };
 
 /**
@@ -361,32 +396,32 @@ export declare type RolloutSpec = Message<"pilotlight.documents.v1.RolloutSpec">
   surge: number;
 
   /**
-   * Pause between steps, for the gates to see something.
+   * Least time between two steps of traffic.
    *
    * @generated from field: uint32 step_interval_ms = 2;
    */
   stepIntervalMs: number;
 
   /**
-   * Highest share of failed requests of the new version above the old one's, 0..1.
+   * Failed replicas of the new version that are tolerated; one more rolls back.
    *
-   * @generated from field: double error_rate_delta_max = 3;
+   * @generated from field: uint32 crashes_max = 3;
    */
-  errorRateDeltaMax: number;
+  crashesMax: number;
 
   /**
-   * Highest ratio of the new version's time to first token over the old one's.
+   * A new version not heard of for this long, while the old one was, rolls back.
    *
-   * @generated from field: double ttft_ratio_max = 4;
+   * @generated from field: uint32 heartbeat_timeout_ms = 4;
    */
-  ttftRatioMax: number;
+  heartbeatTimeoutMs: number;
 
   /**
-   * How long a gate may stay undecided before it counts as passed.
+   * What the new version is compared on with the old one.
    *
-   * @generated from field: uint32 gate_unknown_timeout_ms = 5;
+   * @generated from field: pilotlight.documents.v1.GateSpec gates = 5;
    */
-  gateUnknownTimeoutMs: number;
+  gates?: GateSpec | undefined;
 };
 
 /**
@@ -394,6 +429,102 @@ export declare type RolloutSpec = Message<"pilotlight.documents.v1.RolloutSpec">
  * Use `create(RolloutSpecSchema)` to create a new message.
  */
 export declare const RolloutSpecSchema: GenMessage<RolloutSpec>;
+
+/**
+ * Limits of the new version, compared with the old one by tests that may be looked at at any time.
+ *
+ * @generated from message pilotlight.documents.v1.GateSpec
+ */
+export declare type GateSpec = Message<"pilotlight.documents.v1.GateSpec"> & {
+  /**
+   * Share of failed requests that the new version may have by itself, 0..1.
+   *
+   * @generated from field: double error_rate_max = 1;
+   */
+  errorRateMax: number;
+
+  /**
+   * How many times the old version's error rate it may have.
+   *
+   * @generated from field: double error_ratio_max = 2;
+   */
+  errorRatioMax: number;
+
+  /**
+   * How many times the old version's time to first token it may take, by geometric mean.
+   *
+   * @generated from field: double ttft_ratio_max = 3;
+   */
+  ttftRatioMax: number;
+
+  /**
+   * The same for the time per output token.
+   *
+   * @generated from field: double time_per_output_token_ratio_max = 4;
+   */
+  timePerOutputTokenRatioMax: number;
+
+  /**
+   * Requests that the new version must have answered before a gate can pass.
+   *
+   * @generated from field: uint32 samples_min = 5;
+   */
+  samplesMin: number;
+
+  /**
+   * Chance that a new version within the limits is rolled back, over the whole rollout.
+   *
+   * @generated from field: double false_alarm_max = 6;
+   */
+  falseAlarmMax: number;
+
+  /**
+   * With too few requests to judge, a gate passes after this long; unset: never.
+   *
+   * @generated from field: optional uint32 unknown_passes_after_ms = 7;
+   */
+  unknownPassesAfterMs?: number | undefined;
+
+  /**
+   * A gate that is still undecided after this long rolls back.
+   *
+   * @generated from field: uint32 timeout_ms = 8;
+   */
+  timeoutMs: number;
+};
+
+/**
+ * Describes the message pilotlight.documents.v1.GateSpec.
+ * Use `create(GateSpecSchema)` to create a new message.
+ */
+export declare const GateSpecSchema: GenMessage<GateSpec>;
+
+/**
+ * What happens in the gateways to requests that no replica has room for.
+ *
+ * @generated from message pilotlight.documents.v1.AdmissionSpec
+ */
+export declare type AdmissionSpec = Message<"pilotlight.documents.v1.AdmissionSpec"> & {
+  /**
+   * Requests that may wait in one gateway.
+   *
+   * @generated from field: uint32 queue_length_max = 1;
+   */
+  queueLengthMax: number;
+
+  /**
+   * How long a request may wait.
+   *
+   * @generated from field: uint32 queue_wait_ms_max = 2;
+   */
+  queueWaitMsMax: number;
+};
+
+/**
+ * Describes the message pilotlight.documents.v1.AdmissionSpec.
+ * Use `create(AdmissionSpecSchema)` to create a new message.
+ */
+export declare const AdmissionSpecSchema: GenMessage<AdmissionSpec>;
 
 /**
  * What a model is asked for.

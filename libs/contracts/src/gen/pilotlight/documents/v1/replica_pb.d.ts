@@ -55,6 +55,13 @@ export declare type ReplicaAssignment = Message<"pilotlight.documents.v1.Replica
    * @generated from field: google.protobuf.Timestamp decided_at = 6;
    */
   decidedAt?: Timestamp | undefined;
+
+  /**
+   * The node's accelerators that it may use, by index; empty on the CPU. A fraction shares one.
+   *
+   * @generated from field: repeated uint32 device_indexes = 7;
+   */
+  deviceIndexes: number[];
 };
 
 /**

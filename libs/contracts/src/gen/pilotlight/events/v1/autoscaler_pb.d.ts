@@ -52,7 +52,7 @@ export declare type ScaleDecided = Message<"pilotlight.events.v1.ScaleDecided"> 
   replicasWanted: number;
 
   /**
-   * What the load alone asks for, before a rollout's bounds.
+   * What the load asks for over all versions of the deployment, within the application's own limits.
    *
    * @generated from field: uint32 replicas_demanded = 7;
    */

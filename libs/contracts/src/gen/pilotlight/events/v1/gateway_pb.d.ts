@@ -56,13 +56,16 @@ export declare type LoadSampled = Message<"pilotlight.events.v1.LoadSampled"> & 
   queued: number;
 
   /**
-   * Counters since the gateway's start.
+   * Requests that came since the gateway's start, the present ones included; finished are those that are neither in
+   * flight nor queued.
    *
    * @generated from field: uint64 requests_total = 7;
    */
   requestsTotal: bigint;
 
   /**
+   * Requests that ended by the platform's fault since the gateway's start.
+   *
    * @generated from field: uint64 failures_total = 8;
    */
   failuresTotal: bigint;
