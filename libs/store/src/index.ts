@@ -1,5 +1,6 @@
 export { type LeadershipOptions, whileLeader } from "./leadership.ts";
 export { type Migration, readMigrations } from "./migrate.ts";
+export { openServiceStore, STORE_FIELDS } from "./part.ts";
 export {
   openStore,
   type Queryable,

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
-import type postgres from "postgres";
+import type { Sql } from "./store.ts";
 
 export type Migration = { name: string; sql: string };
 
@@ -30,7 +30,7 @@ const digest = (text: string) => createHash("sha256").update(text).digest("hex")
 
 /** Applies what is missing. Refuses a changed file and a database that is newer than this program. */
 export async function migrate(
-  sql: postgres.Sql,
+  sql: Sql,
   schema: string,
   migrations: readonly Migration[],
 ): Promise<void> {

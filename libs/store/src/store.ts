@@ -5,10 +5,12 @@ import { gauge, logger } from "@pilotlight/telemetry";
 import postgres from "postgres";
 import { type Migration, migrate } from "./migrate.ts";
 
-export type Sql = postgres.Sql;
-export type Transaction = postgres.TransactionSql;
+/** int8 columns and parameters are `bigint`. */
+type Types = { bigint: bigint };
+export type Sql = postgres.Sql<Types>;
+export type Transaction = postgres.TransactionSql<Types>;
 /** Either: for statements that run inside and outside of a transaction. */
-export type Queryable = postgres.ISql;
+export type Queryable = postgres.ISql<Types>;
 
 export type StoreOptions = {
   url: string;
@@ -55,7 +57,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     // Back-off while the database is away; queries wait in the pool's queue meanwhile.
     backoff: (attempt) => Math.min(2, 0.05 * 2 ** attempt),
     types: { bigint: postgres.BigInt },
-  }) as unknown as Sql;
+  });
   connections.set(options.connectionsMax);
   const patience: RetryPolicy = {
     attemptsMax: Math.max(1, Math.ceil(options.connectTimeoutMs / 1_000)),
