@@ -1,0 +1,38 @@
+// Settings of the image converter.
+import { BUS_FIELDS, OUTBOX_FIELDS } from "@pilotlight/bus";
+import { bytes, count, defineConfig, durationMs, list, port, text, uri } from "@pilotlight/service";
+import { STORE_FIELDS } from "@pilotlight/store";
+
+export const config = defineConfig("image-converter", {
+  ...BUS_FIELDS,
+  ...STORE_FIELDS,
+  ...OUTBOX_FIELDS,
+  grpcHost: text("127.0.0.1", "Address of the gRPC door."),
+  grpcPort: port(7462, "Port of the gRPC door."),
+  bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket for converted images."),
+  conversionsMax: count(2, "Images converted at the same time by this process.", { min: 1, max: 64 }),
+  claimMs: durationMs(30_000, "How long a converter may be silent before another takes its work over.", {
+    min: 1_000,
+  }),
+  pollIntervalMs: durationMs(2_000, "How often to look for work that nobody announced.", { min: 100 }),
+  layersInFlightMax: count(3, "Layers read at the same time, per image.", { min: 1, max: 32 }),
+  chunksInFlightMax: count(24, "Chunks hashed and compressed at the same time, per image.", {
+    min: 1,
+    max: 1_024,
+  }),
+  archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
+  registryCredentialsFile: text(
+    "",
+    "Docker configuration file (config.json) with registry credentials; empty: anonymous.",
+  ),
+  plainHttpRegistries: list(
+    [],
+    "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
+  ),
+});
+
+export type ConverterConfig = {
+  readonly conversionsMax: number;
+  readonly claimMs: number;
+  readonly pollIntervalMs: number;
+};
