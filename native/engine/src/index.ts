@@ -1,4 +1,6 @@
 // @pilotlight/engine: the embedded inference engine. See README.md for the boundary, types.ts for the contract.
+
+export { createEngine } from "./engine.ts";
 export type {
   CallOptions,
   ChatMessage,

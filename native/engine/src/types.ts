@@ -73,7 +73,8 @@ export type ExpectedTensor = {
 /** A tensor whose bytes are handed over and copied. */
 export type PushedTensor = {
   name: string;
-  dtype: TensorDtype;
+  /** `F32`, `BF16` or `F16`; tensors that are not required may have any type. */
+  dtype: TensorDtype | (string & {});
   shape: readonly number[];
   /** Little-endian, row-major, exactly as in a safetensors file. */
   bytes: Uint8Array;
@@ -85,7 +86,8 @@ export type PushedTensor = {
  */
 export type MappedTensor = {
   name: string;
-  dtype: TensorDtype;
+  /** `F32`, `BF16` or `F16`; tensors that are not required may have any type. */
+  dtype: TensorDtype | (string & {});
   shape: readonly number[];
   path: string;
   /** First byte of the tensor in the file. */

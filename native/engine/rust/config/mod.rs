@@ -2,11 +2,13 @@
 //! without influence on the result are ignored.
 
 mod decoder;
+mod defaults;
 mod encoder;
 mod fields;
 mod rope;
 
 pub use decoder::{DecoderConfig, DecoderLayer};
+pub use defaults::Defaults;
 pub use encoder::{EncoderConfig, Pooling};
 pub use rope::Rope;
 

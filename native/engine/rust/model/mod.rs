@@ -7,7 +7,7 @@ mod kv;
 mod linear;
 mod rows;
 
-pub use assembly::{Assembly, Expected, WeightBytes};
+pub use assembly::{Assembly, Claim, Expected, WeightBytes};
 pub use decoder::{Decoder, DecoderStep, Span};
 pub use encoder::Encoder;
 pub use kv::KvCache;
