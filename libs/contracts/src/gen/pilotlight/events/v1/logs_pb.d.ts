@@ -14,7 +14,7 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_pilotlight_events_v1_logs: GenFile;
 
 /**
- * Consecutive lines of one file on one node. The batch's ID is made of node, file and offset, so that a repeated
+ * Consecutive lines of one file on one node. The event's ID is made of node, source and offsets, so that a repeated
  * batch is recognised.
  *
  * @generated from message pilotlight.events.v1.LogBatch
@@ -29,6 +29,25 @@ export declare type LogBatch = Message<"pilotlight.events.v1.LogBatch"> & {
    * @generated from field: repeated pilotlight.events.v1.LogLine lines = 2;
    */
   lines: LogLine[];
+
+  /**
+   * What was read: a file in one of its lives, unique on the node for ever.
+   *
+   * @generated from field: string source = 3;
+   */
+  source: string;
+
+  /**
+   * The lines stand in the bytes [offset, offset_end) of the source.
+   *
+   * @generated from field: uint64 offset = 4;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: uint64 offset_end = 5;
+   */
+  offsetEnd: bigint;
 };
 
 /**
