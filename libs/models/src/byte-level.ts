@@ -13,6 +13,8 @@ export type ByteLevelVocabulary = {
   preTokenizer: PreTokenizer;
   /** Take a word that is a token as it is, whatever the merges say. */
   ignoreMerges: boolean;
+  /** Added tokens that every text is put between, as BERT wants it. */
+  around?: { before: string; after: string };
 };
 
 /** The document. */
@@ -26,7 +28,7 @@ export function byteLevelTokenizer(vocabulary: ByteLevelVocabulary): object {
     }),
     normalizer: null,
     pre_tokenizer: preTokenizer(vocabulary.preTokenizer),
-    post_processor: null,
+    post_processor: vocabulary.around === undefined ? null : template(vocabulary, vocabulary.around),
     decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
     model: {
       type: "BPE",
@@ -40,6 +42,26 @@ export function byteLevelTokenizer(vocabulary: ByteLevelVocabulary): object {
       vocab: Object.fromEntries(vocabulary.tokens.map((token, id) => [token, id])),
       merges: vocabulary.merges,
     },
+  };
+}
+
+function template(vocabulary: ByteLevelVocabulary, around: { before: string; after: string }): object {
+  const special = (id: string, type_id: number) => ({ SpecialToken: { id, type_id } });
+  const sequence = (id: "A" | "B", type_id: number) => ({ Sequence: { id, type_id } });
+  const entries = [around.before, around.after].map((token) => {
+    return [token, { id: token, ids: [vocabulary.tokens.indexOf(token)], tokens: [token] }];
+  });
+  return {
+    type: "TemplateProcessing",
+    single: [special(around.before, 0), sequence("A", 0), special(around.after, 0)],
+    pair: [
+      special(around.before, 0),
+      sequence("A", 0),
+      special(around.after, 0),
+      sequence("B", 1),
+      special(around.after, 1),
+    ],
+    special_tokens: Object.fromEntries(entries),
   };
 }
 

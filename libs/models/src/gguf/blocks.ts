@@ -15,6 +15,8 @@ export type BlockFormat = {
 };
 
 const f32 = Math.fround;
+/** Adding it changes no number; +0 would turn −0 into +0. */
+const NOTHING = -0;
 const half = (source: DataView, at: number): number => fromF16(source.getUint16(at, true));
 
 const plain = (name: string, bytes: number, read: (source: DataView, at: number) => number): BlockFormat => ({
@@ -33,7 +35,7 @@ const fourBit = (name: string, withMinimum: boolean): BlockFormat => ({
   bytes: withMinimum ? 20 : 18,
   expand: (source, at, target, to) => {
     const scale = half(source, at);
-    const minimum = withMinimum ? half(source, at + 2) : 0;
+    const minimum = withMinimum ? half(source, at + 2) : NOTHING;
     const shift = withMinimum ? 0 : 8;
     const quants = at + (withMinimum ? 4 : 2);
     for (let i = 0; i < 16; i++) {
@@ -51,7 +53,7 @@ const fiveBit = (name: string, withMinimum: boolean): BlockFormat => ({
   bytes: withMinimum ? 24 : 22,
   expand: (source, at, target, to) => {
     const scale = half(source, at);
-    const minimum = withMinimum ? half(source, at + 2) : 0;
+    const minimum = withMinimum ? half(source, at + 2) : NOTHING;
     const shift = withMinimum ? 0 : 16;
     const head = at + (withMinimum ? 4 : 2);
     const high = source.getUint32(head, true);
