@@ -4,6 +4,7 @@ export { type Assembled, type AssembleOptions, assembleImage } from "./assemble.
 // For everyone
 export { bytesOfText, textOfBytes } from "./byte-string.ts";
 export { BLOCK_BYTES, type ChunkSink, checkChunkBytes } from "./chunker.ts";
+export { type ErofsEntry, readErofs } from "./erofs/read.ts";
 export {
   encodeImageFile,
   IMAGE_MEDIA_TYPE,
@@ -45,4 +46,5 @@ export {
 } from "./layer-record.ts";
 export { DEFAULT_LAYER_LIMITS, type LayerEntry, type LayerLimits, LayerScanner } from "./layer-scan.ts";
 export { type Inode, type InodeKind, LayerMerger, walk } from "./merge.ts";
+export { decodeChunk, metadataImage } from "./metadata.ts";
 export { type TarEntry, type TarEntryKind, TarReader, type TarSink } from "./tar/reader.ts";

@@ -1,0 +1,141 @@
+//! One image's data blob on this node: the sparse file that EROFS reads, what of it is there, where the rest comes from,
+//! and what was touched in which order.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+
+use crate::image::{ImageFile, PAGE};
+use crate::presence::Presence;
+use crate::source::Source;
+use crate::sys;
+
+/// Runs of the first touch, in order; what a profile is made of. Bounded: a start touches thousands of runs, not millions.
+const TOUCHES_MAX: usize = 200_000;
+
+pub struct Blob {
+    /// The image's key: the hex part of its manifest digest.
+    pub key: String,
+    pub directory: PathBuf,
+    pub image: ImageFile,
+    pub file: File,
+    /// Device and inode of `file`: how events find the blob.
+    pub id: (u64, u64),
+    pub presence: Presence,
+    pub source: RwLock<Source>,
+    pub fetched_bytes: AtomicU64,
+    pub failed_reads: AtomicU64,
+    /// Set while the kernel asks us before it reads the file.
+    pub watched: AtomicBool,
+    touches: Mutex<Touches>,
+}
+
+#[derive(Default)]
+struct Touches {
+    recording: bool,
+    runs: Vec<(u64, u64)>,
+    seen: HashMap<u64, u64>,
+}
+
+impl Blob {
+    /// Opens the blob of an image in its cache directory. `file` was opened before any mark, by whoever holds it.
+    pub fn new(key: String, directory: PathBuf, image: ImageFile, file: File, source: Source) -> io::Result<Blob> {
+        let presence = Presence::open(&directory.join("present"), image.data_size)?;
+        let id = sys::file_id(file.as_raw_fd())?;
+        Ok(Blob {
+            key,
+            directory,
+            image,
+            file,
+            id,
+            presence,
+            source: RwLock::new(source),
+            fetched_bytes: AtomicU64::new(0),
+            failed_reads: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            touches: Mutex::default(),
+        })
+    }
+
+    /// Opens (or makes) the blob's file at its full size. Must happen before the file is marked: a descriptor opened
+    /// later would raise events by its own writes.
+    pub fn open_file(directory: &Path, size: u64) -> io::Result<File> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(Self::data_path(directory))?;
+        // EROFS wants a device of at least one block, even for an image without content.
+        file.set_len(size.max(PAGE))?;
+        Ok(file)
+    }
+
+    pub fn data_path(directory: &Path) -> PathBuf {
+        directory.join("data.blob")
+    }
+
+    pub fn metadata_path(&self) -> PathBuf {
+        self.directory.join("meta.erofs")
+    }
+
+    /// Writes verified bytes to their place and marks them as there, in this order.
+    pub fn store(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        self.presence.set_range(offset, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Bytes of zeros are there without being written: the file is sparse.
+    pub fn store_zeros(&self, offset: u64, length: u64) {
+        self.presence.set_range(offset, length);
+    }
+
+    pub fn record(&self, on: bool) {
+        let mut touches = self.touches.lock().unwrap();
+        *touches = Touches { recording: on, ..Touches::default() };
+    }
+
+    /// Notes what a read touches, if it was not touched before.
+    pub fn touch(&self, offset: u64, length: u64) {
+        let mut touches = self.touches.lock().unwrap();
+        if !touches.recording || touches.runs.len() >= TOUCHES_MAX {
+            return;
+        }
+        let (mut page, end) = (offset / PAGE, offset.saturating_add(length).min(self.image.data_size).div_ceil(PAGE));
+        while page < end {
+            let word = page / 64;
+            let seen = *touches.seen.get(&word).unwrap_or(&0);
+            let start = page;
+            let mut bits = 0u64;
+            while page < end && page / 64 == word && seen & (1 << (page % 64)) == 0 {
+                bits |= 1 << (page % 64);
+                page += 1;
+            }
+            if bits != 0 {
+                touches.seen.insert(word, seen | bits);
+                match touches.runs.last_mut() {
+                    Some(last) if last.0 + last.1 == start => last.1 += page - start,
+                    _ => touches.runs.push((start, page - start)),
+                }
+            } else {
+                page += 1;
+            }
+        }
+    }
+
+    /// First page and count of each run, in order of first touch.
+    pub fn touched_runs(&self) -> Vec<(u64, u64)> {
+        self.touches.lock().unwrap().runs.clone()
+    }
+
+    pub fn count_fetched(&self, bytes: u64) {
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Disk space that the blob takes.
+    pub fn disk_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().map_or(0, |m| m.blocks() * 512)
+    }
+}

@@ -1,0 +1,155 @@
+//! The door for the parent: JSON lines over a unix socket. A request has an id and an op; the answer has the same id and
+//! either `ok` or `error`. Lines without an id are events: the parent is asked for the location of a pack.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::fetch::Priority;
+use crate::keeper::EXIT_STOPPED;
+use crate::node::{Failure, MountRequest, Node, Result};
+use crate::source::Location;
+
+#[derive(Deserialize)]
+struct Envelope {
+    id: u64,
+    #[serde(flatten)]
+    request: Request,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum Request {
+    Hello,
+    Mount(MountRequest),
+    Unmount { target: PathBuf },
+    Locations { key: String, locations: HashMap<String, Location> },
+    Prefetch { key: String, chunks: Vec<u32> },
+    Profile { key: String },
+    Stats,
+    /// Unmounts everything and ends handler and keeper.
+    Stop,
+}
+
+/// The same pack is asked for once in this time.
+const LOCATE_INTERVAL: Duration = Duration::from_millis(500);
+
+type Line = Mutex<UnixStream>;
+
+/// The connected parents, for events.
+#[derive(Default)]
+pub struct Clients {
+    lines: Mutex<Vec<Weak<Line>>>,
+    asked: Mutex<HashMap<String, Instant>>,
+}
+
+impl Clients {
+    /// Asks the parents where a pack is to be read from.
+    pub fn locate(&self, key: &str, pack: &str) {
+        let mut asked = self.asked.lock().unwrap();
+        asked.retain(|_, at| at.elapsed() < LOCATE_INTERVAL);
+        if asked.insert(pack.to_string(), Instant::now()).is_some() {
+            return;
+        }
+        drop(asked);
+        let event = json!({ "event": "locate", "key": key, "pack": pack });
+        self.lines.lock().unwrap().retain(|line| line.upgrade().is_some_and(|line| send(&line, &event).is_ok()));
+    }
+}
+
+/// Accepts parents until the process ends.
+pub fn serve(listener: OwnedFd, node: Arc<Node>, clients: Arc<Clients>) {
+    for stream in UnixListener::from(listener).incoming().flatten() {
+        let (node, clients) = (node.clone(), clients.clone());
+        std::thread::spawn(move || attend(stream, &node, &clients));
+    }
+}
+
+fn attend(stream: UnixStream, node: &Arc<Node>, clients: &Clients) {
+    let Ok(writer) = stream.try_clone() else { return };
+    let line: Arc<Line> = Arc::new(Mutex::new(writer));
+    clients.lines.lock().unwrap().push(Arc::downgrade(&line));
+    for text in BufReader::new(stream).lines() {
+        let Ok(text) = text else { return };
+        let answer = match serde_json::from_str::<Envelope>(&text) {
+            Ok(Envelope { id, request }) => {
+                let stop = matches!(request, Request::Stop);
+                let answer = match handle(node, request) {
+                    Ok(value) => json!({ "id": id, "ok": value }),
+                    Err(failure) => json!({ "id": id, "error": failure }),
+                };
+                if stop {
+                    let _ = send(&line, &answer);
+                    node.keeper.stopped();
+                    std::process::exit(EXIT_STOPPED);
+                }
+                answer
+            }
+            Err(error) => json!({ "id": null, "error": Failure::new("invalidArgument", format!("malformed request: {error}")) }),
+        };
+        if send(&line, &answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
+    match request {
+        Request::Hello => Ok(json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })),
+        Request::Mount(request) => node.mount(&request).map(|()| json!({})),
+        Request::Unmount { target } => node.unmount(&target).map(|()| json!({})),
+        Request::Locations { key, locations } => {
+            node.add_locations(&key, locations);
+            Ok(json!({}))
+        }
+        Request::Prefetch { key, chunks } => {
+            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
+            for chunk in chunks.into_iter().filter(|c| (*c as usize) < blob.image.data.len()) {
+                node.fetcher.request(&blob, chunk, Priority::Prefetch, None);
+            }
+            Ok(json!({}))
+        }
+        Request::Profile { key } => {
+            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
+            Ok(json!({ "runs": blob.touched_runs() }))
+        }
+        Request::Stats => Ok(stats(node)),
+        Request::Stop => {
+            node.shut_down();
+            Ok(json!({}))
+        }
+    }
+}
+
+fn stats(node: &Node) -> Value {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let counters = &node.fetcher.counters;
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    json!({
+        "images": node.stats(),
+        "requests": read(&counters.requests),
+        "hedges": read(&counters.hedges),
+        "retries": read(&counters.retries),
+        "corrupt": read(&counters.corrupt),
+        "copiedBytes": read(&counters.copied_bytes),
+        "requestMicros": read(&counters.request_micros),
+        "queued": {
+            "demand": node.fetcher.queued(Priority::Demand),
+            "prefetch": node.fetcher.queued(Priority::Prefetch),
+            "background": node.fetcher.queued(Priority::Background),
+        },
+    })
+}
+
+fn send(line: &Line, value: &Value) -> std::io::Result<()> {
+    let mut text = value.to_string();
+    text.push('\n');
+    line.lock().unwrap().write_all(text.as_bytes())
+}

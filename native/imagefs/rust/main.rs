@@ -1,0 +1,158 @@
+//! pilotlight-imagefs: the mounting side of Pilotlight's images. One program, several roles:
+//!   serve    the keeper of a cache directory; starts the handler
+//!   handler  answers the kernel, fetches, mounts (started by the keeper)
+//!   keeper   a keeper that adopts a running handler (started by the handler)
+//!   probe    says what this machine can do, as JSON
+//!   run      a process inside a root directory with namespaces of its own
+
+mod blob;
+mod control;
+mod fanotify;
+mod fetch;
+mod image;
+mod journal;
+mod keeper;
+mod launch;
+mod mounts;
+mod node;
+mod presence;
+mod probe;
+mod source;
+mod sys;
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use keeper::{KeeperLink, Shared};
+
+/// Another process serves this cache directory.
+const EXIT_TAKEN: u8 = 3;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((role, rest)) = arguments.split_first() else {
+        eprintln!("usage: pilotlight-imagefs serve|probe|run …");
+        return ExitCode::from(2);
+    };
+    let outcome = match role.as_str() {
+        "serve" => serve(rest),
+        "handler" => handler(rest),
+        "keeper" => adopt(rest),
+        "probe" => probe::print(rest),
+        "run" => launch::run(rest),
+        _ => Err(format!("unknown role {role}")),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("pilotlight-imagefs: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Options {
+    cache: PathBuf,
+    cache_bytes_max: u64,
+    adopt: Option<u32>,
+}
+
+fn parse(arguments: &[String]) -> Result<Options, String> {
+    let mut options = Options { cache: PathBuf::new(), cache_bytes_max: 64 << 30, adopt: None };
+    let mut iterator = arguments.iter();
+    while let Some(name) = iterator.next() {
+        let value = iterator.next().ok_or(format!("{name} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{name} {value} is not a number"));
+        match name.as_str() {
+            "--cache" => options.cache = PathBuf::from(value),
+            "--cache-bytes-max" => options.cache_bytes_max = number()?,
+            "--adopt" => options.adopt = Some(number()? as u32),
+            _ => return Err(format!("unknown option {name}")),
+        }
+    }
+    if !options.cache.is_absolute() {
+        return Err("--cache needs an absolute path".into());
+    }
+    Ok(options)
+}
+
+fn serve(arguments: &[String]) -> Result<ExitCode, String> {
+    let options = parse(arguments)?;
+    let cache = &options.cache;
+    for part in ["images", "mnt"] {
+        std::fs::create_dir_all(cache.join(part)).map_err(|e| format!("{}: {e}", cache.display()))?;
+    }
+    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))? else {
+        return Ok(ExitCode::from(EXIT_TAKEN));
+    };
+    let cleaned = mounts::clean_up(cache);
+    if cleaned > 0 {
+        eprintln!("imagefs: detached {cleaned} mounts of an earlier run");
+    }
+    let _ = std::fs::remove_file(cache.join("state.json"));
+    let socket = cache.join("control.sock");
+    let _ = std::fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
+    let shared = Shared {
+        listener: listener.into(),
+        journal: sys::memfd("journal").map_err(|e| e.to_string())?,
+        lock,
+        group: sys::fanotify_group().ok(),
+    };
+    keeper::run(shared, arguments, None).map_err(|e| e.to_string())?;
+    let _ = std::fs::remove_file(socket);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn adopt(arguments: &[String]) -> Result<ExitCode, String> {
+    let pid = parse(arguments)?.adopt.ok_or("--adopt is missing")?;
+    let socket = unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) };
+    let shared = Shared::inherited();
+    keeper::run(shared, &arguments[2..], Some((socket, pid))).map_err(|e| e.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn handler(arguments: &[String]) -> Result<ExitCode, String> {
+    let options = parse(arguments)?;
+    let shared = Shared::inherited();
+    let group = shared.group.as_ref().map(AsRawFd::as_raw_fd);
+    let journal = Arc::new(journal::Journal::open(shared.journal.as_raw_fd()).map_err(|e| e.to_string())?);
+    // Before anything is opened: see reserve_left.
+    let left = group.map(|group| fanotify::reserve_left(group, &journal)).unwrap_or_default();
+    sys::raise_open_files_limit();
+    sys::shun_memory_killer();
+    let keeper = Arc::new(KeeperLink::new(unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) }, arguments.to_vec()));
+    let kept = keeper.kept().map_err(|e| e.to_string())?;
+    let fresh = kept.is_empty();
+    let clients = Arc::new(control::Clients::default());
+    let config = fetch::Config::default();
+    let agent = source::agent(config.workers);
+    let asking = clients.clone();
+    let fetcher = fetch::Fetcher::start(config, move |blob, pack| asking.locate(&blob.key, pack), |text| eprintln!("imagefs: {text}"));
+    let blobs = Arc::new(fanotify::BlobsById::default());
+    let node = Arc::new(node::Node::new(options.cache, options.cache_bytes_max, group, fetcher.clone(), blobs.clone(), keeper.clone(), agent));
+    if fresh {
+        node.abandon_used_blobs();
+    }
+    node.adopt(kept);
+    if let Some(group) = group {
+        let events = Arc::new(fanotify::Events { group, journal, fetcher, blobs });
+        events.take_over(left);
+        std::thread::spawn(move || events.run());
+    }
+    node.load_idle();
+    let listener = shared.listener.try_clone().map_err(|e| e.to_string())?;
+    let serving = node.clone();
+    std::thread::spawn(move || control::serve(listener, serving, clients));
+    let tidying = node.clone();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            tidying.tidy();
+        }
+    });
+    keeper.guard(&shared, move || node.kept())
+}

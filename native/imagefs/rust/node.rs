@@ -1,0 +1,525 @@
+//! The handler's state: the images of this node's cache, which of them are mounted where, and what is to be done about it.
+//!   H1. A blob is marked before it is mounted, and its mark goes only when it is complete or nobody can read it any more.
+//!   H2. A blob that somebody may still read is never truncated, punched or replaced: eviction takes whole idle images.
+//!   H3. What the cache says is there is trusted within one boot, and across boots only after a clean end.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::Blob;
+use crate::fanotify::BlobsById;
+use crate::fetch::{Fetcher, Priority};
+use crate::image::{ImageError, ImageFile};
+use crate::keeper::KeeperLink;
+use crate::mounts;
+use crate::source::{Location, Source, SourceSpec};
+use crate::sys;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Method {
+    Fanotify,
+    Fuse,
+}
+
+/// A failure with the code that the other side's PlatformError will have.
+#[derive(Debug, Serialize)]
+pub struct Failure {
+    pub code: &'static str,
+    pub message: String,
+}
+
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Failure {
+        match error {
+            ImageError::Corrupt(why) => Failure::new("corrupt", format!("not a valid image: {why}")),
+            ImageError::Unsupported(why) => Failure::new("unsupported", why),
+        }
+    }
+}
+
+/// Adds what was being done to a system error.
+pub fn doing(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Failure {
+    move |error| {
+        let code = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => "resourceExhausted",
+            Some(libc::EPERM | libc::EACCES) => "permissionDenied",
+            Some(libc::ENOENT) => "notFound",
+            Some(libc::EBUSY) => "conflict",
+            _ => "internal",
+        };
+        Failure::new(code, format!("{what}: {error}"))
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountRecord {
+    pub target: PathBuf,
+    pub overlay: bool,
+}
+
+struct Entry {
+    blob: Arc<Blob>,
+    /// How its base is mounted, if it is.
+    method: Option<Method>,
+    mounts: Vec<MountRecord>,
+    last_used_ms: u64,
+}
+
+/// What a later handler needs to go on.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SavedEntry {
+    key: String,
+    method: Option<Method>,
+    mounts: Vec<MountRecord>,
+    source: SourceSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BlobState {
+    boot_id: String,
+    clean: bool,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountRequest {
+    pub key: String,
+    pub target: PathBuf,
+    pub method: Method,
+    pub source: SourceSpec,
+    #[serde(default)]
+    pub locations: HashMap<String, Location>,
+    pub overlay: Option<Overlay>,
+    /// Bring everything in the background once the start is over.
+    pub fill: bool,
+    pub record: bool,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overlay {
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStats {
+    pub key: String,
+    pub mounts: usize,
+    pub method: Option<Method>,
+    pub data_bytes: u64,
+    pub present_bytes: u64,
+    pub disk_bytes: u64,
+    pub fetched_bytes: u64,
+    pub failed_reads: u64,
+    /// The kernel still asks before it reads.
+    pub watched: bool,
+}
+
+pub struct Node {
+    pub cache: PathBuf,
+    pub cache_bytes_max: u64,
+    pub group: Option<RawFd>,
+    pub fetcher: Arc<Fetcher>,
+    pub blobs: Arc<BlobsById>,
+    pub keeper: Arc<KeeperLink>,
+    agent: ureq::Agent,
+    entries: Mutex<HashMap<String, Entry>>,
+}
+
+impl Node {
+    pub fn new(
+        cache: PathBuf,
+        cache_bytes_max: u64,
+        group: Option<RawFd>,
+        fetcher: Arc<Fetcher>,
+        blobs: Arc<BlobsById>,
+        keeper: Arc<KeeperLink>,
+        agent: ureq::Agent,
+    ) -> Node {
+        Node { cache, cache_bytes_max, group, fetcher, blobs, keeper, agent, entries: Mutex::default() }
+    }
+
+    fn directory(&self, key: &str) -> PathBuf {
+        self.cache.join("images").join(key)
+    }
+
+    fn base(&self, key: &str) -> PathBuf {
+        self.cache.join("mnt").join(key)
+    }
+
+    // ---- taking over -------------------------------------------------------------------------------------------------
+
+    /// Takes over what the last handler had, with the descriptors that the keeper kept.
+    pub fn adopt(&self, mut kept: HashMap<String, OwnedFd>) {
+        let saved: Vec<SavedEntry> = std::fs::read(self.cache.join("state.json")).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+        for entry in saved {
+            let file = kept.remove(&format!("blob:{}", entry.key)).map(std::fs::File::from);
+            let is_mounted = entry.method.is_some();
+            // Without its descriptor a mounted blob cannot be filled: a new descriptor would raise events of its own.
+            if is_mounted && file.is_none() {
+                eprintln!("imagefs: lost the blob of {}", entry.key);
+                continue;
+            }
+            match self.load(&entry.key, entry.source, file) {
+                Ok(blob) => {
+                    if let Some(locations) = kept.remove(&format!("locations:{}", entry.key)) {
+                        restore_locations(&blob, locations);
+                    }
+                    blob.watched.store(entry.method == Some(Method::Fanotify) && !blob.presence.is_complete(), Ordering::Release);
+                    let mut entries = self.entries.lock().unwrap();
+                    if let Some(known) = entries.get_mut(&entry.key) {
+                        known.method = entry.method;
+                        known.mounts = entry.mounts;
+                    }
+                }
+                Err(failure) => eprintln!("imagefs: cannot take over {}: {}", entry.key, failure.message),
+            }
+        }
+    }
+
+    /// After a start with nothing to take over: blobs that somebody still reads through a mount without a handler are
+    /// left to them, and the cache begins anew for those images.
+    pub fn abandon_used_blobs(&self) {
+        for directory in std::fs::read_dir(self.cache.join("images")).into_iter().flatten().flatten() {
+            let data = Blob::data_path(&directory.path());
+            let Ok(file) = std::fs::File::options().read(true).write(true).open(&data) else { continue };
+            if !sys::nobody_else_has_open(file.as_raw_fd()) {
+                let _ = std::fs::remove_file(&data);
+                let _ = std::fs::remove_file(directory.path().join("present"));
+            }
+        }
+    }
+
+    /// Loads what earlier runs left in the cache, so that new images find chunks there.
+    pub fn load_idle(&self) {
+        for directory in std::fs::read_dir(self.cache.join("images")).into_iter().flatten().flatten() {
+            let key = directory.file_name().to_string_lossy().into_owned();
+            if !self.entries.lock().unwrap().contains_key(&key) {
+                // A directory that cannot be read is of no use to anybody; a mount will write it again.
+                if self.load(&key, SourceSpec::Http, None).is_err() {
+                    let _ = std::fs::remove_dir_all(directory.path());
+                }
+            }
+        }
+    }
+
+    // ---- images ------------------------------------------------------------------------------------------------------
+
+    /// The image's blob, opened once. `file`: its descriptor from the last handler.
+    fn load(&self, key: &str, source: SourceSpec, file: Option<std::fs::File>) -> Result<Arc<Blob>> {
+        let mut entries = self.entries.lock().unwrap();
+        if let Some(entry) = entries.get(key) {
+            return Ok(entry.blob.clone());
+        }
+        let directory = self.directory(key);
+        let path = directory.join("image.plimage");
+        let bytes = std::fs::read(&path).map_err(doing(format!("reading {}", path.display())))?;
+        let image = ImageFile::parse(&bytes)?;
+        let adopted = file.is_some();
+        let file = match file {
+            Some(file) => file,
+            None => {
+                write_whole(&directory.join("meta.erofs"), &image.metadata_image(&bytes)?).map_err(doing("writing the metadata"))?;
+                self.trust_or_discard(&directory).map_err(doing("opening the cache"))?;
+                Blob::open_file(&directory, image.data_size).map_err(doing("opening the blob"))?
+            }
+        };
+        let blob = Blob::new(key.to_string(), directory, image, file, Source::new(source, self.agent.clone())).map_err(doing("opening the blob"))?;
+        let blob = Arc::new(blob);
+        if !adopted {
+            self.keeper.keep(&format!("blob:{key}"), blob.file.as_raw_fd());
+        }
+        self.blobs.write().unwrap().insert(blob.id, blob.clone());
+        self.fetcher.share(&blob);
+        entries.insert(key.to_string(), Entry { blob: blob.clone(), method: None, mounts: Vec::new(), last_used_ms: now_ms() });
+        Ok(blob)
+    }
+
+    /// H3: a blob of an earlier boot whose pages may never have reached the disk is thrown away.
+    fn trust_or_discard(&self, directory: &Path) -> io::Result<()> {
+        let state: Option<BlobState> = std::fs::read(directory.join("state.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        let boot_id = sys::boot_id();
+        if !state.is_some_and(|s| s.clean || s.boot_id == boot_id) {
+            let _ = std::fs::remove_file(Blob::data_path(directory));
+            let _ = std::fs::remove_file(directory.join("present"));
+        }
+        self.write_state(directory, false)
+    }
+
+    fn write_state(&self, directory: &Path, clean: bool) -> io::Result<()> {
+        let state = BlobState { boot_id: sys::boot_id(), clean };
+        write_whole(&directory.join("state.json"), &serde_json::to_vec(&state)?)
+    }
+
+    // ---- mounting ----------------------------------------------------------------------------------------------------
+
+    pub fn mount(&self, request: &MountRequest) -> Result<()> {
+        if !is_key(&request.key) {
+            return Err(Failure::new("invalidArgument", "the image key is not 64 hex digits"));
+        }
+        let blob = self.load(&request.key, request.source.clone(), None)?;
+        self.set_source(&blob, request);
+        let mut entries = self.entries.lock().unwrap();
+        let entry = entries.get_mut(&request.key).ok_or_else(|| Failure::new("internal", "the image vanished"))?;
+        if entry.mounts.iter().any(|m| m.target == request.target) {
+            return Err(Failure::new("alreadyExists", format!("{} is mounted already", request.target.display())));
+        }
+        if entry.method.is_none() {
+            blob.record(request.record);
+            self.mount_base(&blob, request.method)?;
+            entry.method = Some(request.method);
+        }
+        let base = self.base(&request.key);
+        std::fs::create_dir_all(&request.target).map_err(doing(format!("making {}", request.target.display())))?;
+        let placed = match &request.overlay {
+            Some(Overlay { upper, work }) => std::fs::create_dir_all(upper)
+                .and_then(|()| std::fs::create_dir_all(work))
+                .and_then(|()| mounts::mount_overlay(&base, upper, work, &request.target)),
+            None => mounts::bind_read_only(&base, &request.target),
+        };
+        if let Err(error) = placed {
+            if entry.mounts.is_empty() {
+                self.unmount_base(entry);
+            }
+            return Err(doing(format!("mounting at {}", request.target.display()))(error));
+        }
+        entry.mounts.push(MountRecord { target: request.target.clone(), overlay: request.overlay.is_some() });
+        entry.last_used_ms = now_ms();
+        self.save(&entries);
+        drop(entries);
+        if request.fill {
+            self.fill(&blob);
+        }
+        Ok(())
+    }
+
+    fn set_source(&self, blob: &Arc<Blob>, request: &MountRequest) {
+        let source = Source::new(request.source.clone(), self.agent.clone());
+        *blob.source.write().unwrap() = source;
+        self.add_locations(&blob.key, request.locations.clone());
+    }
+
+    /// New places to read packs from; kept in memory only, for they may carry credentials.
+    pub fn add_locations(&self, key: &str, locations: HashMap<String, Location>) {
+        let Some(blob) = self.blob(key) else { return };
+        if locations.is_empty() {
+            return;
+        }
+        let source = blob.source.read().unwrap();
+        source.add_locations(locations);
+        if let Ok(memory) = source.locations_in_memory() {
+            self.keeper.keep(&format!("locations:{key}"), memory.as_raw_fd());
+        }
+    }
+
+    fn mount_base(&self, blob: &Arc<Blob>, method: Method) -> Result<()> {
+        let base = self.base(&blob.key);
+        std::fs::create_dir_all(&base).map_err(doing("making the mount point"))?;
+        let data = match method {
+            Method::Fanotify => {
+                let group = self.group.ok_or_else(|| Failure::new("unsupported", "this kernel has no pre-content events"))?;
+                let data = Blob::data_path(&blob.directory);
+                // H1. A blob that waits for its last user to go is marked still.
+                if !blob.presence.is_complete() && !blob.watched.load(Ordering::Acquire) {
+                    sys::fanotify_mark(group, &data).map_err(doing("watching the blob"))?;
+                    blob.watched.store(true, Ordering::Release);
+                }
+                data
+            }
+            Method::Fuse => return Err(Failure::new("unsupported", "FUSE is not available")),
+        };
+        mounts::mount_erofs(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))
+    }
+
+    pub fn unmount(&self, target: &Path) -> Result<()> {
+        let mut entries = self.entries.lock().unwrap();
+        let entry = entries
+            .values_mut()
+            .find(|e| e.mounts.iter().any(|m| m.target == target))
+            .ok_or_else(|| Failure::new("notFound", format!("{} is not mounted", target.display())))?;
+        match mounts::unmount(target) {
+            // Somebody took it away by hand.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other.map_err(doing(format!("unmounting {}", target.display())))?,
+        }
+        entry.mounts.retain(|m| m.target != target);
+        entry.last_used_ms = now_ms();
+        if entry.mounts.is_empty() {
+            self.unmount_base(entry);
+        }
+        self.save(&entries);
+        Ok(())
+    }
+
+    fn unmount_base(&self, entry: &mut Entry) {
+        let _ = mounts::unmount(&self.base(&entry.blob.key));
+        entry.method = None;
+        self.fetcher.forget(&entry.blob);
+    }
+
+    // ---- keeping house -----------------------------------------------------------------------------------------------
+
+    /// Brings everything, in the packs' order, when nothing else is to be done.
+    pub fn fill(&self, blob: &Arc<Blob>) {
+        let mut order: Vec<u32> = (0..blob.image.data.len() as u32).collect();
+        order.sort_by_key(|c| (blob.image.data[*c as usize].pack, blob.image.data[*c as usize].pack_offset));
+        for chunk in order {
+            self.fetcher.request(blob, chunk, Priority::Background, None);
+        }
+    }
+
+    /// To be called now and then: stops watching what is complete or unused, and keeps the cache within its bounds.
+    pub fn tidy(&self) {
+        let mut entries = self.entries.lock().unwrap();
+        for entry in entries.values_mut() {
+            let blob = &entry.blob;
+            if !blob.watched.load(Ordering::Acquire) {
+                continue;
+            }
+            let unused = entry.method.is_none() && sys::nobody_else_has_open(blob.file.as_raw_fd());
+            if blob.presence.is_complete() || unused {
+                if let Some(group) = self.group {
+                    if let Err(error) = sys::fanotify_unmark(group, &Blob::data_path(&blob.directory)) {
+                        eprintln!("imagefs: cannot stop watching {}: {error}", blob.key);
+                        continue;
+                    }
+                }
+                blob.watched.store(false, Ordering::Release);
+            }
+        }
+        self.evict(&mut entries);
+    }
+
+    /// Removes whole images that nobody uses, the least recently used first, until the cache fits.
+    fn evict(&self, entries: &mut HashMap<String, Entry>) {
+        let mut total: u64 = entries.values().map(|e| e.blob.disk_bytes()).sum();
+        let mut idle: Vec<(u64, String)> = entries
+            .iter()
+            .filter(|(_, e)| e.method.is_none() && !e.blob.watched.load(Ordering::Acquire))
+            .map(|(key, e)| (e.last_used_ms, key.clone()))
+            .collect();
+        idle.sort();
+        for (_, key) in idle {
+            if total <= self.cache_bytes_max {
+                return;
+            }
+            // H2: a detached mount may still have users although nothing is marked (the blob was complete).
+            let unused = sys::nobody_else_has_open(entries[&key].blob.file.as_raw_fd());
+            if !unused {
+                continue;
+            }
+            let entry = entries.remove(&key).unwrap();
+            total = total.saturating_sub(entry.blob.disk_bytes());
+            self.blobs.write().unwrap().remove(&entry.blob.id);
+            let _ = std::fs::remove_dir_all(&entry.blob.directory);
+            self.keeper.drop_kept(&format!("blob:{key}"));
+            self.keeper.drop_kept(&format!("locations:{key}"));
+            drop(entry);
+            self.fetcher.unshare_gone();
+        }
+    }
+
+    /// Unmounts everything and leaves the cache so that the next boot can trust it.
+    pub fn shut_down(&self) {
+        let mut entries = self.entries.lock().unwrap();
+        for entry in entries.values_mut() {
+            for record in entry.mounts.drain(..) {
+                let _ = mounts::unmount(&record.target);
+            }
+            self.unmount_base(entry);
+            let synced = entry.blob.file.sync_data().and_then(|()| entry.blob.presence.sync());
+            if synced.is_ok() {
+                let _ = self.write_state(&entry.blob.directory, true);
+            }
+        }
+        let _ = std::fs::remove_file(self.cache.join("state.json"));
+    }
+
+    fn save(&self, entries: &HashMap<String, Entry>) {
+        let saved: Vec<SavedEntry> = entries
+            .iter()
+            .map(|(key, e)| SavedEntry {
+                key: key.clone(),
+                method: e.method,
+                mounts: e.mounts.clone(),
+                source: e.blob.source.read().unwrap().spec().clone(),
+            })
+            .collect();
+        let written = serde_json::to_vec(&saved).map_err(io::Error::from).and_then(|b| write_whole(&self.cache.join("state.json"), &b));
+        if let Err(error) = written {
+            eprintln!("imagefs: cannot save the state: {error}");
+        }
+    }
+
+    pub fn blob(&self, key: &str) -> Option<Arc<Blob>> {
+        self.entries.lock().unwrap().get(key).map(|e| e.blob.clone())
+    }
+
+    pub fn stats(&self) -> Vec<ImageStats> {
+        let entries = self.entries.lock().unwrap();
+        let stats = entries.values().map(|e| ImageStats {
+            key: e.blob.key.clone(),
+            mounts: e.mounts.len(),
+            method: e.method,
+            data_bytes: e.blob.image.data_size,
+            present_bytes: e.blob.presence.present_pages() * crate::image::PAGE,
+            disk_bytes: e.blob.disk_bytes(),
+            fetched_bytes: e.blob.fetched_bytes.load(Ordering::Relaxed),
+            failed_reads: e.blob.failed_reads.load(Ordering::Relaxed),
+            watched: e.blob.watched.load(Ordering::Acquire),
+        });
+        stats.collect()
+    }
+
+    /// What a new keeper is given.
+    pub fn kept(&self) -> Vec<(String, RawFd)> {
+        self.entries.lock().unwrap().iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd())).collect()
+    }
+}
+
+fn restore_locations(blob: &Blob, memory: OwnedFd) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::from(memory);
+    let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len() as usize)];
+    if file.read_exact_at(&mut bytes, 0).is_ok() {
+        if let Ok(locations) = serde_json::from_slice(&bytes) {
+            blob.source.read().unwrap().add_locations(locations);
+        }
+    }
+}
+
+pub fn is_key(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// Replaces a file: readers see the old one or the new one.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, bytes)?;
+    std::fs::rename(partial, path)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

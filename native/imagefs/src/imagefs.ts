@@ -1,0 +1,278 @@
+// The face of the mounting side: images of a bucket become root directories on this machine. One handle for each cache
+// directory; what it mounts stays mounted when the handle, or its process, ends, until it is unmounted or stopped.
+import { randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import {
+  digestHex,
+  type ImageFile,
+  type ImageManifest,
+  imageKey,
+  packKey,
+  parseImageFile,
+} from "@pilotlight/image-format";
+import type { ObjectStore } from "@pilotlight/object-store";
+import { parseImageConfig, type RunConfig, runConfigOf } from "@pilotlight/oci";
+import { Daemon } from "./daemon.ts";
+import { extractImage } from "./extract.ts";
+import { chooseMethod, type MountMethod, type Probe, probeMachine } from "./probe.ts";
+import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
+
+export type ImagefsOptions = {
+  /** Absolute; kept between runs. Its file system must be a local one (ext4, xfs, btrfs). */
+  cacheDir: string;
+  /** Bound of the cache on disk; images in use are never evicted. Default 64 GiB. */
+  cacheBytesMax?: number;
+  /** The imagefs program. Default: the one that build.mjs made, if it is there. null: do without, images are extracted. */
+  binary?: string | null;
+};
+
+export type MountOptions = {
+  bucket: ObjectStore;
+  /** Digest of the OCI manifest: `ConvertedImage.manifestDigest`. */
+  manifestDigest: string;
+  /** `ConvertedImage.imageId`; when given, an object with another identity is refused. */
+  imageId?: string;
+  /** Where the root directory is to appear; made if missing. Not used by extraction. */
+  mountpoint: string;
+  /** Default "auto". */
+  method?: MountMethod | "auto";
+  /** A directory that takes what is written to the root. Without it the root is read-only. */
+  writableDir?: string;
+  /** Bring the rest of the image in the background, at low priority, so that it is local in the end. Default true. */
+  fill?: boolean;
+  signal?: AbortSignal;
+};
+
+export type Mount = {
+  /** The root directory. For extraction with a writable layer the layer appears only to programs started by `launch`. */
+  readonly root: string;
+  readonly method: MountMethod;
+  readonly manifest: ImageManifest;
+  /** The image's own env, entrypoint, command, user and working directory. */
+  readonly runConfig: RunConfig;
+  /** The layer that `launch` has to put over the root by itself. */
+  readonly pendingOverlay: { upper: string; work: string } | undefined;
+  /** What was read first, in order, since the image was mounted: runs of 4 KiB pages of the data blob. */
+  touched(): Promise<TouchedRun[]>;
+  unmount(): Promise<void>;
+};
+
+const DEFAULT_CACHE_BYTES_MAX = 64 * 2 ** 30;
+const IMAGE_OBJECT_BYTES_MAX = 1 << 30;
+const BUILT_BINARY = join(import.meta.dirname, "..", "pilotlight-imagefs");
+/** Locations are handed over in groups, so that the first ones arrive early. */
+const LOCATIONS_AT_ONCE = 16;
+
+/** Opens a cache directory. Nothing is started before the first mount. */
+export function openImagefs(options: ImagefsOptions): Imagefs {
+  return new Imagefs(options);
+}
+
+export class Imagefs {
+  readonly cacheDir: string;
+  readonly binary: string | undefined;
+  readonly #daemon: Daemon | undefined;
+  /** Which bucket an image came from, by its key: for questions about locations. */
+  readonly #buckets = new Map<string, ObjectStore>();
+  #probe: Promise<Probe> | undefined;
+
+  constructor(options: ImagefsOptions) {
+    this.cacheDir = options.cacheDir;
+    const binary = options.binary === undefined ? BUILT_BINARY : options.binary;
+    this.binary = binary !== null && existsSync(binary) ? binary : undefined;
+    if (this.binary === undefined && typeof options.binary === "string") {
+      throw new PlatformError("notFound", `${options.binary} is not there`, {
+        field: "binary",
+        remedy: "Run node native/imagefs/build.mjs.",
+      });
+    }
+    if (this.binary === undefined) return;
+    this.#daemon = new Daemon({
+      binary: this.binary,
+      cacheDir: options.cacheDir,
+      cacheBytesMax: options.cacheBytesMax ?? DEFAULT_CACHE_BYTES_MAX,
+      onLocate: (key, pack) => void this.#locate(key, [pack]).catch(() => undefined),
+    });
+  }
+
+  /** What this machine can do; found out once. */
+  async probe(): Promise<Probe> {
+    await mkdir(this.cacheDir, { recursive: true });
+    this.#probe ??= probeMachine(this.binary, this.cacheDir);
+    return this.#probe;
+  }
+
+  /**
+   * Mounts an image. Throws `notFound` (not converted), `corrupt`, `unsupported` (format version, forced method),
+   * `alreadyExists` (mount point in use), `resourceExhausted`, `permissionDenied`, `unavailable`.
+   */
+  async mount(options: MountOptions): Promise<Mount> {
+    const method = chooseMethod(await this.probe(), options.method ?? "auto");
+    const key = digestHex(options.manifestDigest);
+    const file = await this.#imageFile(options, key);
+    const { manifest } = file;
+    if (options.imageId !== undefined && options.imageId !== manifest.imageId) {
+      throw new PlatformError(
+        "corrupt",
+        `the bucket's image of ${options.manifestDigest} is ${manifest.imageId}, not ${options.imageId}`,
+        {
+          remedy: "Somebody replaced the object: delete it and convert the image again.",
+        },
+      );
+    }
+    const runConfig = runConfigOf(parseImageConfig(Buffer.from(manifest.ociConfig)));
+    const layer =
+      options.writableDir === undefined
+        ? undefined
+        : { upper: join(options.writableDir, "upper"), work: join(options.writableDir, "work") };
+    if (method === "extract") {
+      const root = join(this.cacheDir, "trees", key);
+      await mkdir(join(this.cacheDir, "trees"), { recursive: true });
+      await extractImage(file, options.bucket, root, options.signal);
+      return {
+        root,
+        method,
+        manifest,
+        runConfig,
+        pendingOverlay: layer,
+        touched: async () => [],
+        unmount: async () => undefined,
+      };
+    }
+    await this.#mountByDaemon(options, key, file, method, layer);
+    return {
+      root: options.mountpoint,
+      method,
+      manifest,
+      runConfig,
+      pendingOverlay: undefined,
+      touched: async () => touchedSchema.parse(await this.#call("profile", { key })).runs,
+      unmount: () => this.unmount(options.mountpoint),
+    };
+  }
+
+  /** Takes a mount away, whoever made it. What is in use is detached and goes with its last user. */
+  async unmount(mountpoint: string): Promise<void> {
+    await this.#call("unmount", { target: mountpoint });
+    await rm(mountpoint, { recursive: false, force: true }).catch(() => undefined);
+  }
+
+  /** What the processes of this cache directory did and hold; undefined when none run. */
+  async stats(): Promise<ImagefsStats | undefined> {
+    if ((await this.#daemon?.isRunning()) !== true) return undefined;
+    return statsSchema.parse(await this.#call("stats"));
+  }
+
+  /** Unmounts everything and ends the processes. The cache stays. */
+  async stop(): Promise<void> {
+    if ((await this.#daemon?.isRunning()) === true) {
+      await this.#call("stop").catch((error: unknown) => {
+        // The answer may get lost with the process that was asked to end.
+        if (toPlatformError(error).code !== "unavailable") throw error;
+      });
+    }
+    await this.close();
+  }
+
+  /** Ends this handle only: mounts and processes stay. */
+  async close(): Promise<void> {
+    await this.#daemon?.close();
+  }
+
+  #call(op: string, fields?: Record<string, unknown>): Promise<unknown> {
+    if (this.#daemon === undefined)
+      throw new PlatformError("unsupported", "the imagefs program is not built", {
+        remedy: "Run node native/imagefs/build.mjs.",
+      });
+    return this.#daemon.call(op, fields);
+  }
+
+  async #mountByDaemon(
+    options: MountOptions,
+    key: string,
+    file: ImageFile,
+    method: MountMethod,
+    overlay: { upper: string; work: string } | undefined,
+  ): Promise<void> {
+    const { bucket, mountpoint } = options;
+    this.#buckets.set(key, bucket);
+    const source = await sourceOf(bucket, options.manifestDigest);
+    await this.#call("mount", {
+      key,
+      target: mountpoint,
+      method,
+      source,
+      overlay: overlay ?? null,
+      fill: options.fill ?? true,
+      record: true,
+    });
+    if (source.kind !== "http") return;
+    const packs = file.index.packs.slice(1).map(({ sha256 }) => packKey(sha256));
+    // The mount is usable meanwhile: what is read first is asked for by its own question.
+    void this.#locate(key, packs).catch(() => undefined);
+  }
+
+  /** Tells the handler where to read packs from. */
+  async #locate(key: string, packs: readonly string[]): Promise<void> {
+    const bucket = this.#buckets.get(key);
+    if (bucket === undefined) return;
+    for (let i = 0; i < packs.length; i += LOCATIONS_AT_ONCE) {
+      const located = await Promise.all(
+        packs.slice(i, i + LOCATIONS_AT_ONCE).map(async (pack) => {
+          const where = await bucket.locate(pack);
+          return where.kind === "http"
+            ? [pack, { url: where.url, headers: where.headers, expiresAt: where.expiresAt }]
+            : undefined;
+        }),
+      );
+      await this.#call("locations", {
+        key,
+        locations: Object.fromEntries(located.filter((entry) => entry !== undefined)),
+      });
+    }
+  }
+
+  /** The image object, from the cache or the bucket, checked either way. */
+  async #imageFile(options: MountOptions, key: string): Promise<ImageFile> {
+    const directory = join(this.cacheDir, "images", key);
+    const path = join(directory, "image.plimage");
+    const cached = await readFile(path).catch(() => undefined);
+    if (cached !== undefined) {
+      try {
+        return parseImageFile(cached);
+      } catch {
+        await rm(path, { force: true });
+      }
+    }
+    const object = await options.bucket.get(imageKey(options.manifestDigest), {
+      bytesMax: IMAGE_OBJECT_BYTES_MAX,
+      ...(options.signal && { signal: options.signal }),
+    });
+    const bytes = Buffer.from(object.bytes.buffer, object.bytes.byteOffset, object.bytes.byteLength);
+    const file = parseImageFile(bytes);
+    if (file.manifest.manifestDigest !== options.manifestDigest) {
+      throw new PlatformError("corrupt", `the object of ${options.manifestDigest} holds another image`, {
+        remedy: "Delete it and convert the image again.",
+      });
+    }
+    await mkdir(directory, { recursive: true });
+    const partial = `${path}.${randomUUID()}`;
+    await writeFile(partial, bytes);
+    await rename(partial, path);
+    return file;
+  }
+}
+
+type Source = { kind: "directory"; path: string } | { kind: "http" };
+
+/** How the handler reads this bucket: as a directory, or by locations. */
+async function sourceOf(bucket: ObjectStore, manifestDigest: string): Promise<Source> {
+  const key = imageKey(manifestDigest);
+  const where = await bucket.locate(key);
+  if (where.kind === "file" && where.path.endsWith(`/${key}`))
+    return { kind: "directory", path: where.path.slice(0, -key.length - 1) };
+  return { kind: "http" };
+}

@@ -1,0 +1,12 @@
+// Converted images as root directories, and programs in them. README.md explains the processes behind it.
+export { type Imagefs, type ImagefsOptions, type Mount, type MountOptions, openImagefs } from "./imagefs.ts";
+export {
+  type BindMount,
+  type Launched,
+  type LaunchMode,
+  type LaunchOptions,
+  launch,
+  launchMode,
+} from "./launch.ts";
+export type { MountMethod, Probe } from "./probe.ts";
+export type { ImagefsStats, ImageStats, TouchedRun } from "./stats.ts";

@@ -1,0 +1,43 @@
+// What the handler reports about itself.
+import { z } from "zod";
+
+const count = z.number().min(0);
+
+const imageStatsSchema = z.object({
+  /** Hex part of the manifest digest. */
+  key: z.string(),
+  mounts: count,
+  method: z.enum(["fanotify", "fuse"]).nullable(),
+  dataBytes: count,
+  /** Of the data blob, on this machine. */
+  presentBytes: count,
+  diskBytes: count,
+  /** From the bucket, compressed. */
+  fetchedBytes: count,
+  /** Reads that ended with EIO. */
+  failedReads: count,
+  /** The kernel still asks before it reads; false once everything is local. */
+  watched: z.boolean(),
+});
+
+export const statsSchema = z.object({
+  images: z.array(imageStatsSchema),
+  requests: count,
+  hedges: count,
+  retries: count,
+  /** Ranges whose bytes had another checksum. */
+  corrupt: count,
+  /** Taken from other images of this machine instead of the bucket. */
+  copiedBytes: count,
+  /** Moving average of a request's time, in µs. */
+  requestMicros: count,
+  queued: z.object({ demand: count, prefetch: count, background: count }),
+});
+
+export type ImagefsStats = z.infer<typeof statsSchema>;
+export type ImageStats = z.infer<typeof imageStatsSchema>;
+
+/** First page and number of pages (4 KiB) of the data blob. */
+export type TouchedRun = [page: number, pages: number];
+
+export const touchedSchema = z.object({ runs: z.array(z.tuple([z.number(), z.number()])) });
