@@ -1,0 +1,3 @@
+// What control answers, and how to ask it. The service serves these schemas, the command line and the console read them.
+export { type ControlClient, type ControlClientOptions, controlClient, type LogQuery } from "./client.ts";
+export * from "./schemas.ts";

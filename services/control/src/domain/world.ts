@@ -1,0 +1,13 @@
+// What handlers may use.
+import type { Outbox } from "@pilotlight/bus";
+import type { Store } from "@pilotlight/store";
+import type { LiveView } from "./live-view.ts";
+
+/** The state of control: rows, what goes out with them, and what is only true now. */
+export type World = {
+  store: Store;
+  outbox: Outbox;
+  live: LiveView;
+  /** Epoch ms. */
+  now: () => number;
+};

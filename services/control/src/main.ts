@@ -1,0 +1,51 @@
+// Control: applications, versions and what is wanted.
+import { BUS_MIGRATION, connectServiceBus, startServiceOutbox } from "@pilotlight/bus";
+import { listen, runService } from "@pilotlight/service";
+import { openServiceStore } from "@pilotlight/store";
+import { startHistorySweep } from "./adapters/history-sweep.ts";
+import { connectPeers } from "./adapters/peers.ts";
+import { readToken } from "./adapters/token.ts";
+import { config as schema } from "./config.ts";
+import { createLiveView } from "./domain/live-view.ts";
+import type { World } from "./domain/world.ts";
+import { listenToEvents } from "./handlers/listen-to-events.ts";
+import { applicationRoutes } from "./handlers/routes/applications.ts";
+import { decisionRoutes } from "./handlers/routes/decisions.ts";
+import { createApiDoor } from "./handlers/routes/door.ts";
+import { replicaRoutes } from "./handlers/routes/replicas.ts";
+import { statusRoutes } from "./handlers/routes/status.ts";
+import { streamRoutes } from "./handlers/routes/streams.ts";
+
+await runService({
+  config: schema,
+  async start(context) {
+    const { config } = context;
+    const token = await readToken(config);
+    const store = await openServiceStore(context, {
+      schema: "control",
+      leading: [BUS_MIGRATION],
+      migrations: new URL("../migrations/", import.meta.url),
+    });
+    const bus = await connectServiceBus(context, "control");
+    const outbox = startServiceOutbox(context, store, bus);
+    const world: World = { store, outbox, live: createLiveView(config), now: Date.now };
+    context.onStop("events", await listenToEvents(world, bus));
+    context.onStop("history", startHistorySweep(store, config));
+
+    const peers = connectPeers(config);
+    context.onStop("peers", peers.close);
+    const door = await createApiDoor({ requestTimeoutMs: config.requestTimeoutMs, token });
+    applicationRoutes(door, world, config);
+    replicaRoutes(door, world);
+    statusRoutes(door, world, peers);
+    decisionRoutes(door, peers);
+    streamRoutes(door, bus, peers, config);
+    door.get("/v1/openapi.json", { schema: { hide: true } }, () => door.swagger());
+    const url = await listen(door, { name: "control", host: config.httpHost, port: config.httpPort });
+    context.onStop("api", async () => {
+      door.server.closeAllConnections(); // streams would stay open for ever
+      await door.close();
+    });
+    context.log.info("serving the API", { url });
+  },
+});
