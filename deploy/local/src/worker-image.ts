@@ -20,7 +20,9 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
   const node = process.execPath;
   for (const part of PARTS) {
     if (!existsSync(join(WORKER, part))) {
-      throw new PlatformError("preconditionFailed", `services/worker/${part} is not built`, { remedy: "Run npm start, which builds it." });
+      throw new PlatformError("preconditionFailed", `services/worker/${part} is not built`, {
+        remedy: "Run npm start, which builds it.",
+      });
     }
   }
   const key = await digestOf([node, ...PARTS.map((part) => join(WORKER, part))]);
@@ -35,7 +37,11 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
     platform: hostPlatform(),
     gzipLevel: 1,
     layers: [
-      [...MERGED_USR_LINKS, ...(await sharedLibrarySources([node, join(WORKER, "engine.node")])), ...baseFiles()],
+      [
+        ...MERGED_USR_LINKS,
+        ...(await sharedLibrarySources([node, join(WORKER, "engine.node")])),
+        ...baseFiles(),
+      ],
       [{ from: node, to: "/usr/bin/node" }],
       PARTS.map((part) => ({ from: join(WORKER, part), to: `/opt/pilotlight/worker/${part}` })),
     ],
@@ -44,7 +50,10 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
       env: { PATH: "/usr/bin:/bin" },
       user: String(USER_ID),
       workingDir: "/",
-      labels: { "org.opencontainers.image.title": "pilotlight-worker", "org.opencontainers.image.licenses": "Apache-2.0" },
+      labels: {
+        "org.opencontainers.image.title": "pilotlight-worker",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+      },
     },
   });
   // Whole or not at all: an interrupted writing never looks like an image.
@@ -54,7 +63,10 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
 
 /** The few files that programs expect of any root. */
 const baseFiles = () => [
-  { to: "/etc/passwd", content: `root:x:0:0:root:/root:/sbin/nologin\nworker:x:${USER_ID}:${USER_ID}:worker:/:/sbin/nologin\n` },
+  {
+    to: "/etc/passwd",
+    content: `root:x:0:0:root:/root:/sbin/nologin\nworker:x:${USER_ID}:${USER_ID}:worker:/:/sbin/nologin\n`,
+  },
   { to: "/etc/group", content: `root:x:0:\nworker:x:${USER_ID}:\n` },
   { to: "/etc/nsswitch.conf", content: "hosts: files dns\n" },
   { to: "/tmp", directory: true as const, mode: 0o1777 },
