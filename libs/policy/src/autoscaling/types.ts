@@ -50,7 +50,10 @@ export type VersionObservation = {
   load: LoadObservation | null;
   /** Every replica that exists or was ordered and is not gone. */
   replicas: readonly ReplicaObservation[];
-  /** null: this version follows the load within the configured limits. */
+  /**
+   * null: this version follows the load within the configured limits. Only a rollout may say so (`clearBounds`): a
+   * version that no rollout has spoken of yet has bounds of 0 to 0, or it would grow beside the one that serves.
+   */
   bounds: ReplicaBounds | null;
 };
 

@@ -155,7 +155,7 @@ function goOn(now: Instant, lots: readonly Lot[], state: Forward, plan: RolloutP
     };
   }
   const bounds = lots.map((lot) => forwardBounds(lot, next, weightTo ?? 0));
-  return ordered(now, next, { weightTo, bounds }, plan, forwardWakeAt(next, plan));
+  return ordered(now, next, { weightTo, bounds }, plan, forwardDueAt(next, plan));
 }
 
 /** The phase after this one, as soon as its condition holds, and whether a step of traffic is due. */
@@ -230,8 +230,8 @@ function forwardBounds(lot: Lot, state: Forward, weightTo: number): Orders["boun
   const most = few && lot.from !== null ? 1 : full;
   const to = lot.to === null ? null : gainingBound(lot, "to", most);
   if (lot.from === null) return { deployment: lot.name, from: null, to };
-  // While the new version proves itself the old one follows the load; afterwards it only shrinks.
-  if (few) return { deployment: lot.name, from: lot.wanted, to };
+  // While the new version proves itself the old one follows the load, within the same limit; afterwards it only shrinks.
+  if (few) return { deployment: lot.name, from: gainingBound(lot, "from", lot.wanted), to };
   const needed = losingBound(lot, "from", 1 - weightTo);
   return { deployment: lot.name, from: Math.min(lot.from.ordered ?? needed, needed), to };
 }
@@ -242,18 +242,19 @@ function isFinished(now: Instant, lots: readonly Lot[], state: Forward, plan: Ro
   return gone || now >= progressDueAt(state, plan);
 }
 
-function forwardWakeAt(state: Forward, plan: RolloutPlan): Instant {
+/** Times at which this phase may go on, or be given up, without anything new being seen. */
+function forwardDueAt(state: Forward, plan: RolloutPlan): Instant[] {
   const dueAt = rollbackDueAt(state, plan);
   switch (state.kind) {
-    case "gating":
-      return Math.min(
-        dueAt,
-        state.since + Math.max(plan.stepIntervalMs, plan.gates?.unknownPassesAfterMs ?? 0),
-      );
+    case "gating": {
+      const unknownMs = plan.gates?.unknownPassesAfterMs ?? 0;
+      const timeoutMs = plan.gates?.timeoutMs ?? 0;
+      return [dueAt, ...[plan.stepIntervalMs, unknownMs, timeoutMs].map((ms) => state.since + ms)];
+    }
     case "stepping":
-      return Math.min(dueAt, state.steppedAt + plan.stepIntervalMs);
+      return [dueAt, state.steppedAt + plan.stepIntervalMs];
     default:
-      return dueAt;
+      return [dueAt];
   }
 }
 
@@ -270,7 +271,7 @@ function goBack(now: Instant, lots: readonly Lot[], state: RollingBack, plan: Ro
   if (plan.from === null) {
     const bounds = lots.map((lot) => ({ deployment: lot.name, from: null, to: lot.to === null ? null : 0 }));
     if (!gone && now < progressDueAt(state, plan)) {
-      return ordered(now, state, { weightTo: null, bounds }, plan, progressDueAt(state, plan));
+      return ordered(now, state, { weightTo: null, bounds }, plan, [progressDueAt(state, plan)]);
     }
     const actions = closing(lots, plan, "from", "failed", reason.why);
     return { state: { kind: "failed", at: now, reason }, actions, wakeAt: null };
@@ -289,7 +290,7 @@ function goBack(now: Instant, lots: readonly Lot[], state: RollingBack, plan: Ro
     };
   }
   const bounds = lots.map((lot) => backwardBounds(lot, weightTo));
-  return ordered(now, state, { weightTo, bounds }, plan, progressDueAt(state, plan));
+  return ordered(now, state, { weightTo, bounds }, plan, [progressDueAt(state, plan)]);
 }
 
 function backwardBounds(lot: Lot, weightTo: number): Orders["bounds"][number] {
@@ -306,7 +307,7 @@ function ordered(
   state: Active,
   orders: Orders,
   plan: RolloutPlan,
-  dueAt: Instant,
+  dueAt: readonly Instant[],
 ): RolloutDecision {
   const actions = actionsBetween(state.ordered, orders, plan);
   const weightTo = orders.weightTo ?? state.ordered.weightTo;
@@ -314,7 +315,8 @@ function ordered(
   return {
     state: { ...state, ordered: { weightTo, bounds: orders.bounds } },
     actions,
-    wakeAt: Math.min(soon, Math.max(now + 1, dueAt)),
+    // What is due already did not help this time: only something new can.
+    wakeAt: Math.min(soon, ...dueAt.filter((at) => at > now)),
   };
 }
 

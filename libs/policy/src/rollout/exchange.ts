@@ -106,5 +106,5 @@ export function gainingBound(lot: Lot, gainer: Side, most: number): number {
     (Math.max(alive(other), other.ordered ?? 0) + other.draining) * other.cost + own.draining * own.cost;
   const room = own.cost === 0 ? most : Math.floor((budget - taken) / own.cost + 1e-9);
   // What was ordered before is not taken back for lack of room: it exists already, or fitted when it was ordered.
-  return Math.min(most, Math.max(room, own.ordered ?? 0, 0));
+  return Math.min(most, Math.max(room, own.ordered ?? alive(own)));
 }

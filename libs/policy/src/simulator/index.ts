@@ -1,0 +1,10 @@
+export {
+  type Faults,
+  goodBehaviour,
+  noFaults,
+  type SimulatedDeployment,
+  type SimulatedVersion,
+  type SimulationOptions,
+  type VersionBehaviour,
+} from "./options.ts";
+export { type SimulationResult, simulate } from "./simulate.ts";
