@@ -1,0 +1,235 @@
+// Segments as files: in shared memory first, on disk where that is too small, and for sources that are files on the
+// same file system without any copy, as another name (hard link) of the source's own file. Directories belong to one
+// streamer at a time; what a killed one left is removed when the next one starts.
+import {
+  closeSync,
+  ftruncateSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import type { ObjectStore } from "@pilotlight/object-store";
+import type { Segment, SegmentSet } from "../domain/ports.ts";
+import type { Repository, WeightFile } from "../domain/repository.ts";
+import type { SegmentMaker } from "../domain/weight-cache.ts";
+
+export type SegmentPlace = {
+  /** Created with mode 0700; nothing else may be kept in it. */
+  directory: string;
+  /** Limit for all segments there; 0 turns the place off. */
+  bytesMax: number;
+};
+
+export type SegmentFilesOptions = {
+  /** Shared memory, usually /dev/shm/pilotlight-<user>/<node>. */
+  memory: SegmentPlace;
+  disk: SegmentPlace;
+  /** Left free on each file system. */
+  reserveBytes: number;
+  /** Told when weights do not fit into shared memory and go to disk. */
+  onFallback?: (reason: string) => void;
+};
+
+const LOCK_NAME = "owner.lock";
+
+/** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
+export function openSegmentFiles(options: SegmentFilesOptions): SegmentMaker & { close(): void } {
+  return new SegmentFiles(options);
+}
+
+type Owned = SegmentPlace & {
+  kind: "memory" | "disk";
+  lock: DatabaseSync;
+  /** Promised to segments, and of these written so far. */
+  bytesUsed: number;
+  bytesWritten: number;
+};
+
+class SegmentFiles implements SegmentMaker {
+  readonly #memory: Owned;
+  readonly #disk: Owned;
+  readonly #options: SegmentFilesOptions;
+  #names = 0;
+
+  constructor(options: SegmentFilesOptions) {
+    this.#options = options;
+    this.#memory = own(options.memory, "memory");
+    try {
+      this.#disk = own(options.disk, "disk");
+    } catch (error) {
+      this.#memory.lock.close();
+      throw error;
+    }
+  }
+
+  usage(): { bytesUsed: number; bytesMax: number } {
+    return { bytesUsed: this.#memory.bytesUsed, bytesMax: this.#memory.bytesMax };
+  }
+
+  async create(
+    repository: Repository,
+    store: ObjectStore,
+    evict: (place: "memory" | "disk") => boolean,
+  ): Promise<SegmentSet> {
+    const linked = await this.#linkSources(repository.weights, store);
+    if (linked !== undefined) return linked;
+    const bytes = repository.bytesTotal;
+    const whyNotMemory = this.#makeRoom(this.#memory, bytes, evict);
+    if (whyNotMemory === undefined) return this.#createIn(this.#memory, repository.weights);
+    const whyNotDisk = this.#makeRoom(this.#disk, bytes, evict);
+    if (whyNotDisk === undefined) {
+      this.#options.onFallback?.(whyNotMemory);
+      return this.#createIn(this.#disk, repository.weights);
+    }
+    throw new PlatformError(
+      "resourceExhausted",
+      `no room for ${bytes} bytes of weights: ${whyNotMemory}; ${whyNotDisk}`,
+      {
+        remedy: "Raise the limits of shared memory or disk cache, or stop a replica whose weights are held.",
+      },
+    );
+  }
+
+  close(): void {
+    for (const place of [this.#memory, this.#disk]) {
+      sweep(place.directory);
+      place.lock.close();
+    }
+  }
+
+  /** Undefined once there is room; else why there is none. */
+  #makeRoom(place: Owned, bytes: number, evict: (place: "memory" | "disk") => boolean): string | undefined {
+    while (true) {
+      const reason = this.#shortage(place, bytes);
+      if (reason === undefined || bytes > place.bytesMax || !evict(place.kind)) return reason;
+    }
+  }
+
+  #shortage(place: Owned, bytes: number): string | undefined {
+    const { directory, bytesMax, bytesUsed, bytesWritten } = place;
+    if (bytesUsed + bytes > bytesMax) return `${directory} holds ${bytesUsed} of at most ${bytesMax} bytes`;
+    const { bavail, bsize } = statfsSync(directory);
+    // Segments still being filled will take room that the file system does not count yet.
+    const free = bavail * bsize - (bytesUsed - bytesWritten) - this.#options.reserveBytes;
+    return bytes > free ? `${directory} has ${Math.max(0, free)} bytes free` : undefined;
+  }
+
+  #createIn(place: Owned, weights: readonly WeightFile[]): SegmentSet {
+    const set = new FileSet(place);
+    try {
+      for (const { bytes } of weights) set.add(join(place.directory, `weights-${++this.#names}`), bytes);
+    } catch (error) {
+      set.remove();
+      throw toPlatformError(error);
+    }
+    return set;
+  }
+
+  /** Another name for each of the source's files, when all are plain files on the disk place's file system. */
+  async #linkSources(weights: readonly WeightFile[], store: ObjectStore): Promise<SegmentSet | undefined> {
+    const paths: string[] = [];
+    const remove = (): undefined => {
+      for (const path of paths) rmSync(path, { force: true });
+    };
+    for (const { key, etag } of weights) {
+      const source = store.uri.startsWith("file:") ? await store.locate(key) : undefined;
+      if (source?.kind !== "file" || source.info.etag !== etag) return remove();
+      const path = join(this.#disk.directory, `linked-${++this.#names}`);
+      try {
+        linkSync(source.path, path);
+      } catch {
+        return remove(); // Another file system, or one without hard links: copy.
+      }
+      paths.push(path);
+      // The name could have been given to another file between the two steps.
+      if (statSync(path).ino !== statSync(source.path, { throwIfNoEntry: false })?.ino) return remove();
+    }
+    const segments = paths.map((path): Segment => {
+      return { path, place: "source", write: () => undefined, seal: () => undefined };
+    });
+    return { segments, bytes: 0, remove };
+  }
+}
+
+class FileSet implements SegmentSet {
+  readonly segments: Segment[] = [];
+  readonly #place: Owned;
+  readonly #descriptors = new Set<number>();
+  bytes = 0;
+  #written = 0;
+  #removed = false;
+
+  constructor(place: Owned) {
+    this.#place = place;
+  }
+
+  add(path: string, bytes: number): void {
+    const descriptor = openSync(path, "wx", 0o600);
+    this.#descriptors.add(descriptor);
+    this.bytes += bytes;
+    this.#place.bytesUsed += bytes;
+    const seal = (): void => {
+      if (this.#descriptors.delete(descriptor)) closeSync(descriptor);
+    };
+    this.segments.push({
+      path,
+      place: this.#place.kind,
+      write: (data, at) => writeFully(descriptor, data, at),
+      seal,
+    });
+    ftruncateSync(descriptor, bytes);
+  }
+
+  /** The names go; whoever has mapped the files keeps them until unmapping. */
+  remove(): void {
+    if (this.#removed) return;
+    this.#removed = true;
+    for (const { path, seal } of this.segments) {
+      seal();
+      rmSync(path, { force: true });
+    }
+    this.#place.bytesUsed -= this.bytes;
+    this.#place.bytesWritten -= this.#written;
+  }
+}
+
+function writeFully(descriptor: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.byteLength; ) {
+    done += writeSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+  }
+}
+
+/** The lock is SQLite's on an empty database: the kernel frees it when its holder dies. */
+function own(place: SegmentPlace, kind: "memory" | "disk"): Owned {
+  try {
+    mkdirSync(place.directory, { recursive: true, mode: 0o700 });
+    const lock = new DatabaseSync(join(place.directory, LOCK_NAME), { timeout: 0 });
+    try {
+      lock.exec("BEGIN EXCLUSIVE");
+    } catch (cause) {
+      lock.close();
+      throw new PlatformError("alreadyExists", `${place.directory} belongs to another weight streamer`, {
+        cause,
+        remedy: "Stop it, or give this one its own segment directories.",
+      });
+    }
+    sweep(place.directory);
+    return { ...place, kind, lock, bytesUsed: 0, bytesWritten: 0 };
+  } catch (error) {
+    throw toPlatformError(error);
+  }
+}
+
+function sweep(directory: string): void {
+  for (const name of readdirSync(directory)) {
+    if (!name.startsWith(LOCK_NAME)) rmSync(join(directory, name), { recursive: true, force: true });
+  }
+}
