@@ -21,7 +21,15 @@ export const REPLICA_PHASES = [
 export const replicaPhase = z.enum(REPLICA_PHASES);
 export type ReplicaPhaseName = z.infer<typeof replicaPhase>;
 
-export const rolloutPhase = z.enum(["starting", "gating", "stepping", "done", "rollingBack", "rolledBack"]);
+export const rolloutPhase = z.enum([
+  "starting",
+  "gating",
+  "stepping",
+  "done",
+  "rollingBack",
+  "rolledBack",
+  "failed",
+]);
 export type RolloutPhaseName = z.infer<typeof rolloutPhase>;
 
 export const failure = z.object({ code: z.string(), message: z.string(), remedy: z.string() });

@@ -13,7 +13,7 @@ export function addMove(story: RolloutView | null, move: Move): RolloutView {
   const steps = [...(story?.steps ?? []), { at, phase, traffic, reason }].sort((a, b) => a.at - b.at);
   const kept = steps.length > STEPS_MAX ? [...steps.slice(0, 1), ...steps.slice(-(STEPS_MAX - 1))] : steps;
   const last = kept.at(-1) ?? { at, phase, traffic, reason };
-  const over = last.phase === "done" || last.phase === "rolledBack";
+  const over = last.phase === "done" || last.phase === "rolledBack" || last.phase === "failed";
   return {
     ...identity,
     phase: last.phase,

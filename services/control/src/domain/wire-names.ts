@@ -32,6 +32,7 @@ const ROLLOUT_PHASE: Record<RolloutPhase, RolloutPhaseName> = {
   [RolloutPhase.DONE]: "done",
   [RolloutPhase.ROLLING_BACK]: "rollingBack",
   [RolloutPhase.ROLLED_BACK]: "rolledBack",
+  [RolloutPhase.FAILED]: "failed",
 };
 
 const LOG_LEVEL: Record<LogLevel, LogLineView["level"]> = {

@@ -94,7 +94,7 @@ export declare type PhaseMark = Message<"pilotlight.documents.v1.PhaseMark"> & {
 export declare const PhaseMarkSchema: GenMessage<PhaseMark>;
 
 /**
- * The latest state of one replica. Written by its node agent only.
+ * The latest state of one replica. Written by its node agent; by the autoscaler when the node is lost.
  *
  * @generated from message pilotlight.documents.v1.ReplicaStatus
  */

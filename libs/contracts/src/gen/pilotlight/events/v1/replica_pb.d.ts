@@ -69,7 +69,8 @@ export declare type ReplicaUnwanted = Message<"pilotlight.events.v1.ReplicaUnwan
 export declare const ReplicaUnwantedSchema: GenMessage<ReplicaUnwanted>;
 
 /**
- * A replica's latest state, whole. The last one of each replica is kept.
+ * A replica's latest state, whole. The last one of each replica is kept. Only the replica's node agent says it, except
+ * that the autoscaler says GONE for the replicas of a lost node.
  *
  * @generated from message pilotlight.events.v1.ReplicaReported
  */

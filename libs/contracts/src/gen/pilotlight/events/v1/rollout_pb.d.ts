@@ -30,7 +30,7 @@ export declare type TrafficSet = Message<"pilotlight.events.v1.TrafficSet"> & {
   weights: VersionWeight[];
 
   /**
-   * Grows by one with each change: a consumer drops older ones.
+   * Grows with each change: a consumer drops older ones.
    *
    * @generated from field: uint64 generation = 3;
    */
@@ -88,7 +88,7 @@ export declare type BoundsSet = Message<"pilotlight.events.v1.BoundsSet"> & {
   versions: VersionBounds[];
 
   /**
-   * Grows by one with each change: a consumer drops older ones.
+   * Grows with each change: a consumer drops older ones.
    *
    * @generated from field: uint64 generation = 3;
    */
@@ -149,6 +149,13 @@ export declare type DeploymentBounds = Message<"pilotlight.events.v1.DeploymentB
    * @generated from field: uint32 replicas_max = 3;
    */
   replicasMax: number;
+
+  /**
+   * The load decides, within the application's own limits, which stand above. One version of a deployment at most.
+   *
+   * @generated from field: bool follows_load = 4;
+   */
+  followsLoad: boolean;
 };
 
 /**
@@ -259,6 +266,13 @@ export enum RolloutPhase {
    * @generated from enum value: ROLLOUT_PHASE_ROLLED_BACK = 6;
    */
   ROLLED_BACK = 6,
+
+  /**
+   * It could neither be finished nor undone: a person has to look. What serves goes on serving.
+   *
+   * @generated from enum value: ROLLOUT_PHASE_FAILED = 7;
+   */
+  FAILED = 7,
 }
 
 /**
