@@ -1,0 +1,69 @@
+// `npm test`: the static checks, the crates' tests, then every TypeScript test on real servers. Ends with one line
+// `N passed, N failed`, where each static check counts as one.
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ensureNatsServer, ensurePostgres, ensureVersitygw } from "@pilotlight/servers";
+import { ROOT } from "./checkout.ts";
+import { runChecks, rustChecks, STATIC_CHECKS } from "./checks.ts";
+
+const filters = process.argv.slice(2);
+
+// What tests share and would otherwise install at the same time.
+await ensureNatsServer();
+await ensurePostgres();
+await ensureVersitygw().catch((error: Error) => process.stdout.write(`note: ${error.message}\n`));
+
+const checks =
+  filters.length > 0 ? { passed: 0, failed: 0 } : await runChecks([...STATIC_CHECKS, ...rustChecks()]);
+const tests = await runVitest(filters);
+const passed = checks.passed + tests.passed;
+const failed = checks.failed + tests.failed;
+if (tests.skipped > 0)
+  process.stdout.write(`${tests.skipped} skipped: what this machine cannot do is named above\n`);
+process.stdout.write(`${passed} passed, ${failed} failed\n`);
+process.exit(failed === 0 ? 0 : 1);
+
+type Report = {
+  numPassedTests: number;
+  numFailedTests: number;
+  numPendingTests: number;
+  numFailedTestSuites: number;
+  testResults: { status: string; assertionResults: unknown[] }[];
+};
+
+async function runVitest(
+  patterns: readonly string[],
+): Promise<{ passed: number; failed: number; skipped: number }> {
+  const folder = mkdtempSync(join(tmpdir(), "pilotlight-test-"));
+  const file = join(folder, "report.json");
+  try {
+    const args = [
+      join(ROOT, "node_modules/vitest/vitest.mjs"),
+      "run",
+      "--reporter=default",
+      "--reporter=json",
+      `--outputFile.json=${file}`,
+      ...patterns,
+    ];
+    const code = await new Promise<number>((resolve) => {
+      spawn(process.execPath, args, { cwd: ROOT, stdio: "inherit", env: process.env }).once("exit", (exit) =>
+        resolve(exit ?? 1),
+      );
+    });
+    const report = JSON.parse(readFileSync(file, "utf8")) as Report;
+    // A file that could not even be loaded has no tests in it, but it failed.
+    const broken = report.testResults.filter(
+      (result) => result.status === "failed" && result.assertionResults.length === 0,
+    ).length;
+    const failed = report.numFailedTests + broken;
+    return {
+      passed: report.numPassedTests,
+      failed: code !== 0 && failed === 0 ? 1 : failed,
+      skipped: report.numPendingTests,
+    };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
