@@ -16,3 +16,6 @@ pub enum Model {
     Decoder(Decoder),
     Encoder(Encoder),
 }
+
+#[cfg(test)]
+mod tests;
