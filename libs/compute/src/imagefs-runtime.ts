@@ -1,0 +1,80 @@
+// Images through the image file system: mounted lazily from the bucket, entered by its launcher.
+import type { ChildProcess } from "node:child_process";
+import { mkdir, readdir, readFile, rm, rmdir } from "node:fs/promises";
+import { join } from "node:path";
+import { type Imagefs, launch as launchIn, launchMode, type Mount } from "@pilotlight/imagefs";
+import type { ObjectStore } from "@pilotlight/object-store";
+import type { ImageRuntime, ImageToMount } from "./backend.ts";
+
+export type ImagefsRuntimeOptions = {
+  imagefs: Imagefs;
+  /** Where the converted images are. */
+  bucket: ObjectStore;
+  /** Holds a mount point and a writable layer for each place. Absolute. */
+  directory: string;
+};
+
+/** Runs places in images of the bucket. */
+export function imagefsRuntime({ imagefs, bucket, directory }: ImagefsRuntimeOptions): ImageRuntime {
+  const roots = join(directory, "roots");
+  const layers = join(directory, "layers");
+  const mounts = new Map<string, Mount>();
+
+  const mount = async (place: string, image: ImageToMount, signal: AbortSignal): Promise<Mount> => {
+    const known = mounts.get(place);
+    if (known !== undefined) return known;
+    await unmount(place); // what a killed agent left half done
+    await mkdir(roots, { recursive: true });
+    const made = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      imageId: image.imageId,
+      mountpoint: join(roots, place),
+      writableDir: join(layers, place),
+      signal,
+    });
+    mounts.set(place, made);
+    return made;
+  };
+
+  const unmount = async (place: string): Promise<void> => {
+    mounts.delete(place);
+    const root = join(roots, place);
+    if (await isMounted(root)) await imagefs.unmount(root);
+    await rmdir(root).catch(() => {}); // not there, or gone with the mount
+    await rm(join(layers, place), { recursive: true, force: true });
+  };
+
+  return {
+    async mount(place, image, signal) {
+      await mount(place, image, signal);
+    },
+    async launch(place, image, launch, signal): Promise<ChildProcess> {
+      const mounted = await mount(place, image, signal);
+      const direct = (await launchMode(imagefs)) === "direct"; // then it sees the host's folders anyway
+      const binds = [
+        ...launch.binds.map(({ path, writable }) => ({ source: path, target: path, readOnly: !writable })),
+        ...launch.devices.map((path) => ({ source: path, target: path, readOnly: false })),
+      ];
+      const { process } = await launchIn(imagefs, mounted, {
+        env: launch.environment,
+        binds: direct ? [] : binds,
+        stdio: ["ignore", launch.stdout, launch.stderr],
+        outlivesCaller: true,
+        launcherEnv: launch.mark,
+      });
+      return process;
+    },
+    unmount,
+    async places() {
+      const held = await Promise.all([roots, layers].map((folder) => readdir(folder).catch(() => [])));
+      return [...new Set(held.flat())];
+    },
+  };
+}
+
+/** Whether something is mounted right there (mountinfo: proc_pid_mountinfo(5), field 5). */
+async function isMounted(path: string): Promise<boolean> {
+  const table = await readFile("/proc/self/mountinfo", "utf8");
+  return table.split("\n").some((line) => line.split(" ")[4] === path);
+}
