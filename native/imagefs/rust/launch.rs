@@ -2,7 +2,8 @@
 //! at its core, for the backend that has none. Three processes: the launcher (waits, passes signals on), the first
 //! process of the new PID namespace (sets the mounts up, reaps, dies with the launcher), and the program.
 //!   R1. When the launcher dies, however it dies, everything inside dies: the kernel kills a PID namespace whose first
-//!       process ends, and that one has asked to be killed with its parent.
+//!       process ends, and that one has asked to be killed with its parent. The launcher itself dies with its caller,
+//!       unless the spec says that it outlives it.
 //!   R2. Nothing of the host is reachable inside but what the spec names: the old root is detached before the program runs.
 
 use std::ffi::CString;
@@ -34,6 +35,9 @@ struct Spec {
     hostname: Option<String>,
     /// Without root rights: everything happens in a user namespace.
     user_namespace: bool,
+    /// The program goes on when the caller ends.
+    #[serde(default)]
+    outlives_caller: bool,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +84,9 @@ pub fn run(_arguments: &[String]) -> Outcome<ExitCode> {
     if spec.args.is_empty() {
         return Err("the image has neither entrypoint nor command".into());
     }
-    check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    if !spec.outlives_caller {
+        check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    }
     let identity = identify(&spec.root, &spec.user)?;
     enter_namespaces(&spec, &identity)?;
     let signals = block_signals();

@@ -1,5 +1,5 @@
 // Programs inside a mounted image: with the image's own configuration, in mounts and processes of their own where that is
-// possible, and killed with the process that started them.
+// possible, and killed with the process that started them unless they are told to outlive it.
 import { type ChildProcess, spawn } from "node:child_process";
 import { PlatformError } from "@pilotlight/errors";
 import type { Imagefs, Mount } from "./imagefs.ts";
@@ -25,6 +25,12 @@ export type LaunchOptions = {
   user?: string;
   binds?: readonly BindMount[];
   hostname?: string;
+  /**
+   * The program goes on when the caller ends, in a session of its own. Default false. `launcherEnv` is the environment of
+   * the launcher itself, which is a program of the machine: put a mark there by which a later caller finds it.
+   */
+  outlivesCaller?: boolean;
+  launcherEnv?: Readonly<Record<string, string>>;
   /** Standard input, output and error, as for child_process.spawn. Default: inherited. */
   stdio?: ["ignore" | "inherit" | "pipe", "inherit" | "pipe" | number, "inherit" | "pipe" | number];
 };
@@ -50,6 +56,7 @@ export async function launch(imagefs: Imagefs, mount: Mount, options: LaunchOpti
   const args = commandOf(mount, options);
   const env = environmentOf(mount, options);
   const mode = await launchMode(imagefs);
+  const outlivesCaller = options.outlivesCaller ?? false;
   const stdio = options.stdio ?? ["inherit", "inherit", "inherit"];
   const cwd = options.cwd ?? mount.runConfig.workingDir;
   if (mode === "direct") {
@@ -67,13 +74,18 @@ export async function launch(imagefs: Imagefs, mount: Mount, options: LaunchOpti
       mode,
       process: spawn(command.program, command.args, {
         cwd: command.cwd,
-        env: command.env,
+        env: { ...options.launcherEnv, ...command.env },
         stdio,
         argv0: command.argv0,
+        detached: outlivesCaller,
       }),
     };
   }
-  const child = spawn(imagefs.binary as string, ["run"], { stdio: [...stdio, "pipe"], env: {} });
+  const child = spawn(imagefs.binary as string, ["run"], {
+    stdio: [...stdio, "pipe"],
+    env: options.launcherEnv ?? {},
+    detached: outlivesCaller,
+  });
   const spec = {
     root: mount.root,
     overlay: mount.pendingOverlay ?? null,
@@ -84,6 +96,7 @@ export async function launch(imagefs: Imagefs, mount: Mount, options: LaunchOpti
     binds: options.binds ?? [],
     hostname: options.hostname ?? null,
     userNamespace: mode === "userNamespaces",
+    outlivesCaller,
   };
   const pipe = child.stdio[3] as NodeJS.WritableStream;
   // A launcher that could not start says so by its exit.
