@@ -25,7 +25,7 @@ export async function onRolloutMoved(
   await saveRollout(tx, story);
   const at = new Date(delivery.publishedAt);
   if (story.phase === "done") await noteServing(tx, message.application, message.toVersion, at);
-  if (story.phase === "rolledBack") {
+  if (story.phase === "rolledBack" || story.phase === "failed") {
     await noteRolledBack(tx, message.application, message.toVersion, fromVersion);
   }
 }

@@ -1,0 +1,1 @@
+export { createStepper, type Stepper, type StepperOptions } from "./stepper.ts";
