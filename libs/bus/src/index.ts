@@ -1,3 +1,4 @@
+export { connectBusInBackground } from "./background.ts";
 export { type Bus, type BusOptions, connectBus } from "./connection.ts";
 export {
   type ConsumerSettings,

@@ -10,6 +10,7 @@ export {
 } from "./continuation.ts";
 export type { ChunkExtension, RequestExtension } from "./continuation-schema.ts";
 export { type OpenAiError, toOpenAiError } from "./errors.ts";
+export { ANSWER_HEADER, DRAINING_HEADER } from "./headers.ts";
 export { OPENAI_LIMITS } from "./limits.ts";
 export {
   type ChatCompletionRequest,
