@@ -81,7 +81,7 @@ describe.each<MountMethod>(["fanotify", "fuse", "extract"])("mounted by %s", (me
     const { seen, mode, code } = await output(imagefs, mount);
     expect(code).toBe(0);
     expect(seen).toMatchObject({ args: ["from", "cmd"], greeting: "hello" });
-    expect(seen["data"]).toHaveLength(300_000);
+    expect(seen.data).toHaveLength(300_000);
     if (mode === "namespaces")
       expect(seen).toMatchObject({ uid: 1000, groups: [1000, 2000], cwd: "/app", pid: 2 });
     expect(readFileSync(join(mount.root, "usr/bin/node")).equals(readFileSync(nodeBinary()))).toBe(true);

@@ -2,7 +2,9 @@
 // same file system without any copy, as another name (hard link) of the source's own file. Directories belong to one
 // streamer at a time; what a killed one left is removed when the next one starts.
 import {
+  chownSync,
   closeSync,
+  fchownSync,
   ftruncateSync,
   linkSync,
   mkdirSync,
@@ -22,7 +24,7 @@ import type { Repository, WeightFile } from "../domain/repository.ts";
 import type { SegmentMaker } from "../domain/weight-cache.ts";
 
 export type SegmentPlace = {
-  /** Created with mode 0700; nothing else may be kept in it. */
+  /** Created with mode 0750; nothing else may be kept in it. */
   directory: string;
   /** Limit for all segments there; 0 turns the place off. */
   bytesMax: number;
@@ -34,6 +36,8 @@ export type SegmentFilesOptions = {
   disk: SegmentPlace;
   /** Left free on each file system. */
   reserveBytes: number;
+  /** Group that may map the segments: that of the workers. Only root can give files to a group; undefined: nobody else. */
+  readerGroupId?: number | undefined;
   /** Told when weights do not fit into shared memory and go to disk. */
   onFallback?: (reason: string) => void;
 };
@@ -61,9 +65,9 @@ class SegmentFiles implements SegmentMaker {
 
   constructor(options: SegmentFilesOptions) {
     this.#options = options;
-    this.#memory = own(options.memory, "memory");
+    this.#memory = own(options.memory, "memory", options.readerGroupId);
     try {
-      this.#disk = own(options.disk, "disk");
+      this.#disk = own(options.disk, "disk", options.readerGroupId);
     } catch (error) {
       this.#memory.lock.close();
       throw error;
@@ -123,7 +127,7 @@ class SegmentFiles implements SegmentMaker {
   }
 
   #createIn(place: Owned, weights: readonly WeightFile[]): SegmentSet {
-    const set = new FileSet(place);
+    const set = new FileSet(place, this.#options.readerGroupId);
     try {
       for (const { bytes } of weights) set.add(join(place.directory, `weights-${++this.#names}`), bytes);
     } catch (error) {
@@ -162,18 +166,22 @@ class SegmentFiles implements SegmentMaker {
 class FileSet implements SegmentSet {
   readonly segments: Segment[] = [];
   readonly #place: Owned;
+  readonly #readerGroupId: number | undefined;
   readonly #descriptors = new Set<number>();
   bytes = 0;
   #written = 0;
   #removed = false;
 
-  constructor(place: Owned) {
+  constructor(place: Owned, readerGroupId: number | undefined) {
     this.#place = place;
+    this.#readerGroupId = readerGroupId;
   }
 
   add(path: string, bytes: number): void {
-    const descriptor = openSync(path, "wx", 0o600);
+    const descriptor = openSync(path, "wx", 0o640);
     this.#descriptors.add(descriptor);
+    if (this.#readerGroupId !== undefined)
+      fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
     this.bytes += bytes;
     this.#place.bytesUsed += bytes;
     const seal = (): void => {
@@ -208,9 +216,10 @@ function writeFully(descriptor: number, bytes: Uint8Array, offset: number): void
 }
 
 /** The lock is SQLite's on an empty database: the kernel frees it when its holder dies. */
-function own(place: SegmentPlace, kind: "memory" | "disk"): Owned {
+function own(place: SegmentPlace, kind: "memory" | "disk", readerGroupId: number | undefined): Owned {
   try {
-    mkdirSync(place.directory, { recursive: true, mode: 0o700 });
+    mkdirSync(place.directory, { recursive: true, mode: 0o750 });
+    if (readerGroupId !== undefined) chownSync(place.directory, process.getuid?.() ?? 0, readerGroupId);
     const lock = new DatabaseSync(join(place.directory, LOCK_NAME), { timeout: 0 });
     try {
       lock.exec("BEGIN EXCLUSIVE");

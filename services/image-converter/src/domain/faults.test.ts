@@ -1,0 +1,274 @@
+// Reads are asynchronous throughout: the bucket's server runs in this process and must go on answering.
+// What readers of a mounted image see when things go wrong: the right bytes, late perhaps, or EIO. Never anything else.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { open, readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Imagefs, type Mount, type MountMethod, openImagefs } from "@pilotlight/imagefs";
+import { type ObjectStore, openStore } from "@pilotlight/object-store";
+import { hostPlatform, writeOciLayout } from "@pilotlight/oci";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type BucketServer, type Fault, startBucketServer } from "../testing/bucket-server.ts";
+import { type ConvertedImage, convertImage } from "./index.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "faults-"));
+const BIG_BYTES = 12_345_678;
+/** Every byte differs from its neighbours' zeros: a hole would show. */
+const CONTENT = Buffer.alloc(
+  BIG_BYTES,
+  (() => Buffer.from(Array.from({ length: 65_521 }, (_, i) => (i * 31 + (i >> 8)) % 255 || 1)))(),
+);
+
+let image: ConvertedImage;
+let server: BucketServer;
+let bucket: ObjectStore;
+
+beforeAll(async () => {
+  const layout = await writeOciLayout({
+    directory: join(scratch, "layout"),
+    tag: "big",
+    platform: hostPlatform(),
+    layers: [
+      [
+        { to: "/big", content: CONTENT },
+        { to: "/small", content: "small file" },
+      ],
+    ],
+    run: {},
+  });
+  mkdirSync(join(scratch, "bucket"));
+  const files = await openStore(`file://${join(scratch, "bucket")}`);
+  // Small chunks: many requests, many chances for things to go wrong.
+  image = await convertImage({ source: layout.reference, bucket: files, limits: { chunkBytes: 64 << 10 } });
+  await files.close();
+  server = await startBucketServer(join(scratch, "bucket"));
+  bucket = await openStore(server.url);
+});
+
+afterAll(async () => {
+  await bucket?.close();
+  await server?.close();
+  rmSync(scratch, { recursive: true, force: true });
+});
+
+const probe = await openImagefs({ cacheDir: join(scratch, "probe") }).probe();
+
+describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
+  const ability = probe[method as "fanotify" | "fuse"];
+  let imagefs: Imagefs;
+  let mount: Mount;
+  let number = 0;
+
+  beforeEach(async ({ skip }) => {
+    if (!ability.ok) skip(`${method}: ${ability.why}`);
+    Object.assign(server, { fault: "none", faultsLeft: Number.POSITIVE_INFINITY });
+    number++;
+    imagefs = openImagefs({ cacheDir: join(scratch, `cache-${method}-${number}`), readDeadlineMs: 4_000 });
+    mount = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      mountpoint: join(scratch, `root-${method}-${number}`),
+      method,
+      fill: false,
+    });
+  });
+
+  afterEach(async () => {
+    await imagefs?.stop();
+    const left = readFileSync("/proc/self/mountinfo", "utf8")
+      .split("\n")
+      .filter((line) => line.includes(scratch));
+    expect(left).toEqual([]);
+    expect(
+      readdirSync("/proc").filter(
+        (pid) => /^\d+$/.test(pid) && commandLine(pid).includes(join(scratch, `cache-${method}-${number}/`)),
+      ),
+    ).toEqual([]);
+  });
+
+  test("an unharmed bucket delivers the content, each chunk once", async () => {
+    const before = server.packBytes;
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+    expect(server.packBytes - before).toBeLessThanOrEqual(image.sizes.wireBytes);
+    const again = server.packBytes;
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+    expect(server.packBytes).toBe(again);
+  });
+
+  test.each<[Fault, number]>([
+    ["status500", 3],
+    ["cut", 3],
+    ["flippedBits", 1],
+    ["slow", 5],
+    ["stall", 3],
+    ["status403", 2],
+  ])("%s that passes is survived", async (fault, times) => {
+    Object.assign(server, { fault, faultsLeft: times });
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+  });
+
+  test.each<Fault>(["status500", "status404", "flippedBits", "stall", "cut"])(
+    "%s that stays is EIO, and the next read works again",
+    async (fault) => {
+      server.fault = fault;
+      await expect(readFile(join(mount.root, "big"))).rejects.toMatchObject({ code: "EIO" });
+      expect((await imagefs.stats())?.images[0]?.failedReads).toBeGreaterThan(0);
+      server.fault = "none";
+      expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+    },
+  );
+
+  test("a handler killed again and again while a file is read is not noticed", async () => {
+    server.fault = "slow";
+    server.faultsLeft = 6;
+    const reading = readFile(join(mount.root, "big"));
+    let done = false;
+    void reading.finally(() => {
+      done = true;
+    });
+    let kills = 0;
+    while (!done && kills < 6) {
+      await sleep(300);
+      const handler = processes(imagefs.cacheDir, "handler")[0];
+      if (handler !== undefined) process.kill(handler, "SIGKILL");
+      kills++;
+    }
+    expect((await reading).equals(CONTENT)).toBe(true);
+    expect(kills).toBeGreaterThan(2);
+  });
+
+  test("a killed keeper is replaced, and the handler after it still works", async () => {
+    const [keeper] = processes(imagefs.cacheDir, "serve");
+    process.kill(keeper as number, "SIGKILL");
+    const next = await eventually(() => processes(imagefs.cacheDir, "keeper")[0]);
+    expect(next).not.toBe(keeper);
+    process.kill(processes(imagefs.cacheDir, "handler")[0] as number, "SIGKILL");
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+  });
+
+  test("mapped pages that cannot be had are SIGBUS, not zeros", async () => {
+    server.fault = "status404";
+    const program = `import mmap\nwith open(${JSON.stringify(join(mount.root, "big"))}, "rb") as f:\n  m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n  print(m[5_000_000])`;
+    const child: ChildProcess = spawn("python3", ["-c", program], { stdio: "pipe" });
+    const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
+      child.once("exit", (c, s) => resolve([c, s])),
+    );
+    // An mmap that raises its event for the whole range at once fails already there.
+    expect(signal === "SIGBUS" || code === 1, `exit ${code} ${signal}`).toBe(true);
+  });
+
+  test("what a crash of both processes left behind is cleaned up by the next start", async () => {
+    const file = await open(join(mount.root, "small"));
+    for (const pid of [...processes(imagefs.cacheDir, "serve"), ...processes(imagefs.cacheDir, "handler")])
+      process.kill(pid, "SIGKILL");
+    await eventually(() => (processes(imagefs.cacheDir, "handler").length === 0 ? true : undefined));
+    await imagefs.close();
+    imagefs = openImagefs({ cacheDir: imagefs.cacheDir });
+    mount = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      mountpoint: mount.root,
+      method,
+      fill: false,
+    });
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+    await file.close();
+  });
+
+  test("the cache is used again after a clean end", async () => {
+    await readFile(join(mount.root, "big"));
+    await imagefs.stop();
+    const before = server.packRequests;
+    imagefs = openImagefs({ cacheDir: imagefs.cacheDir });
+    mount = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      mountpoint: mount.root,
+      method,
+      fill: false,
+    });
+    expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
+    expect(server.packRequests).toBe(before);
+  });
+
+  test("twenty mounts of one image read the bucket once", async () => {
+    const before = server.packBytes;
+    const roots = [mount.root];
+    for (let i = 0; i < 19; i++) {
+      const more = await imagefs.mount({
+        bucket,
+        manifestDigest: image.manifestDigest,
+        mountpoint: join(scratch, `more-${method}-${i}`),
+        method,
+        fill: false,
+      });
+      roots.push(more.root);
+    }
+    const contents = await Promise.all(roots.map((root) => readFile(join(root, "big"))));
+    expect(contents.every((content) => content.equals(CONTENT))).toBe(true);
+    expect(server.packBytes - before).toBeLessThanOrEqual(image.sizes.wireBytes * 1.01);
+  });
+
+  test("a writable layer takes changes and leaves the image alone", async () => {
+    const writableDir = join(scratch, `writable-${method}`);
+    const writable = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      mountpoint: join(scratch, `rw-${method}`),
+      method,
+      writableDir,
+      fill: false,
+    });
+    const file = await open(join(writable.root, "small"), "w");
+    await file.write("changed");
+    await file.close();
+    expect(await readFile(join(writable.root, "small"), "utf8")).toBe("changed");
+    expect(await readFile(join(mount.root, "small"), "utf8")).toBe("small file");
+  });
+
+  test("the rest arrives in the background, and then the kernel asks no more", async () => {
+    const filling = await imagefs.mount({
+      bucket,
+      manifestDigest: image.manifestDigest,
+      mountpoint: join(scratch, `fill-${method}`),
+      method,
+    });
+    const stats = await eventually(async () => {
+      const found = (await imagefs.stats())?.images[0];
+      return found !== undefined && found.presentBytes >= found.dataBytes && !found.watched
+        ? found
+        : undefined;
+    });
+    expect(stats.failedReads).toBe(0);
+    server.fault = "status500";
+    expect((await readFile(join(filling.root, "big"))).equals(CONTENT)).toBe(true);
+  });
+});
+
+function commandLine(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+  } catch {
+    return "";
+  }
+}
+
+/** Living processes of a cache directory in a role. */
+function processes(cacheDir: string, role: string): number[] {
+  return readdirSync("/proc")
+    .filter((pid) => /^\d+$/.test(pid) && /imagefs|\/proc\/self\/exe/.test(commandLine(pid)))
+    .filter(
+      (pid) => commandLine(pid).includes(` ${role} `) && commandLine(pid).includes(`--cache ${cacheDir} `),
+    )
+    .map(Number);
+}
+
+async function eventually<T>(look: () => T | undefined | Promise<T | undefined>): Promise<T> {
+  while (true) {
+    const found = await look();
+    if (found !== undefined) return found;
+    await sleep(20);
+  }
+}

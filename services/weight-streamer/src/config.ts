@@ -1,0 +1,36 @@
+// Settings of the weight streamer.
+import { BUS_FIELDS } from "@pilotlight/bus";
+import { bytes, count, defineConfig, durationMs, port, text } from "@pilotlight/service";
+
+const MIB = 1024 ** 2;
+
+export const config = defineConfig("weight-streamer", {
+  ...BUS_FIELDS,
+  nodeId: text("local", "Name of this node, as its node agent says it."),
+  grpcHost: text("127.0.0.1", "Address of the gRPC door; engines on this node ask there."),
+  grpcPort: port(7463, "Port of the gRPC door."),
+  stateDir: text(
+    "/var/lib/pilotlight/weight-streamer",
+    "Folder for segments that do not fit into shared memory.",
+  ),
+  segmentDir: text("", "Folder of shared memory for segments; empty: /dev/shm/pilotlight-<user id>-<node>."),
+  memoryBytesMax: bytes(4096 * MIB, "Weights held in shared memory at most."),
+  diskBytesMax: bytes(
+    16_384 * MIB,
+    "Weights held on disk at most, where shared memory is too small; 0 turns it off.",
+  ),
+  reserveBytes: bytes(512 * MIB, "Left free on each file system."),
+  readerGroupId: count(10_001, "Group of the workers: it may map the segments. Used when running as root.", {
+    max: 2 ** 31,
+  }),
+  chunkBytes: bytes(8 * MIB, "Bytes of one request to the source.", { min: MIB, max: 256 * MIB }),
+  requestsMax: count(16, "Requests in flight per load.", { min: 1, max: 256 }),
+  chunkDeadlineMs: durationMs(30_000, "One range must arrive within this; then it is asked for again.", {
+    min: 100,
+  }),
+  chunkAttemptsMax: count(5, "Attempts for one range, the first included.", { min: 1, max: 20 }),
+  revalidateMs: durationMs(
+    3_000,
+    "How long a source may take to say whether held weights are still current.",
+  ),
+});

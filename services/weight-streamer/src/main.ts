@@ -1,0 +1,62 @@
+// The weight streamer: parts and how they are wired.
+import { join } from "node:path";
+import { connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
+import { WeightStreamerService } from "@pilotlight/contracts";
+import { openStore } from "@pilotlight/object-store";
+import { grpcService, runService, serveGrpc } from "@pilotlight/service";
+import { openSegmentFiles } from "./adapters/segment-files.ts";
+import { config } from "./config.ts";
+import { readRange, WeightCache } from "./domain/index.ts";
+import { loadWeights } from "./handlers/load-weights.ts";
+import { onWeightsWanted } from "./handlers/weights-wanted.ts";
+import { createReporter } from "./reporter.ts";
+
+await runService({
+  config,
+  logFields: ({ nodeId }) => ({ nodeId }),
+  async start(context) {
+    const settings = context.config;
+    const bus = await connectServiceBus(context, "weight_streamer");
+    const userId = process.getuid?.() ?? 0;
+    const memoryDir =
+      settings.segmentDir === "" ? `/dev/shm/pilotlight-${userId}-${settings.nodeId}` : settings.segmentDir;
+    const segments = openSegmentFiles({
+      memory: { directory: memoryDir, bytesMax: settings.memoryBytesMax },
+      disk: { directory: join(settings.stateDir, "segments"), bytesMax: settings.diskBytesMax },
+      reserveBytes: settings.reserveBytes,
+      readerGroupId: userId === 0 ? settings.readerGroupId : undefined,
+      onFallback: (reason) =>
+        context.log.warn("weights go to disk: starts from there are slower", { reason }),
+    });
+    context.onStop("segments", segments.close);
+    const { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } = settings;
+    const cache = new WeightCache({
+      openStore,
+      segments,
+      limits: { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
+      readRange,
+      revalidateMs,
+      now: () => performance.now(),
+    });
+    context.onStop("cache", () => cache.close());
+    const reporter = createReporter(bus, settings.nodeId);
+    const hints = await consumeIdempotent(
+      bus,
+      { name: `hints_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "now" },
+      { weightsWanted: (hint) => onWeightsWanted(cache, hint, reporter) },
+    );
+    context.onStop("hints", hints.close);
+    const door = await serveGrpc(`${settings.grpcHost}:${settings.grpcPort}`, [
+      grpcService(WeightStreamerService, {
+        loadWeights: (request, call) => loadWeights(cache, request, call, reporter),
+        async listWeights() {
+          const { bytesUsed, bytesMax } = cache.usage();
+          const weights = cache.held().map((held) => ({ ...held, bytes: BigInt(held.bytes) }));
+          return { weights, bytesUsed: BigInt(bytesUsed), bytesMax: BigInt(bytesMax) };
+        },
+      }),
+    ]);
+    context.onStop("grpc", () => door.close(500));
+    context.log.info("serving", { address: door.address, segmentDir: memoryDir });
+  },
+});
