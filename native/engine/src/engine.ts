@@ -110,8 +110,12 @@ export class EmbeddedEngine implements Engine {
     let ended = false;
     try {
       await this.#textReady;
+      if (signal?.aborted) {
+        yield CANCELLED_BEFORE_START;
+        return;
+      }
       await this.#call(() => this.native.generate(nativeRequest));
-      // An abort before this point met a request that the addon did not know yet.
+      // An abort since then may have met a request that the addon did not know yet.
       if (signal?.aborted) cancel();
       let unreported = 0;
       while (!ended) {

@@ -33,8 +33,8 @@ const GREEDY = { temperature: 0, ignoreEos: true } satisfies GenerateRequest;
 
 describe("batching", () => {
   const requests: GenerateRequest[] = Array.from({ length: 10 }, (_, index) => ({
-    text: `Request number ${index} `.repeat(1 + (index % 5)),
-    maxTokens: 5 + 7 * index,
+    text: `Request ${index} `.repeat(1 + (index % 3)),
+    maxTokens: 40 + 5 * index,
     ignoreEos: true,
     ...(index % 2 === 0 ? { temperature: 0 } : { temperature: 1.3, seed: index, topP: 0.95 }),
   }));
@@ -212,7 +212,7 @@ describe("cancellation", () => {
   });
 
   test("a signal aborted before the call starts nothing", async () => {
-    const engine = await start();
+    const engine = await start({ kvTokensMax: 4_096 }, LONG);
     const chunks = await Array.fromAsync(engine.generate(endless, { signal: AbortSignal.abort() }));
     expect(chunks).toMatchObject([{ tokenIds: [], finishReason: "cancelled" }]);
     const late = new AbortController();
@@ -237,7 +237,7 @@ describe("cancellation", () => {
     const first = (await slow.next()).value;
     await until(() => engine.stats().generatedTokensTotal >= 512);
     expect((await answer(engine, { ...GREEDY, text: "other", maxTokens: 20 })).tokenIds).toHaveLength(20);
-    expect(engine.stats().generatedTokensTotal).toBeLessThan(512 + 64 + 20);
+    expect(engine.stats().generatedTokensTotal).toBeLessThanOrEqual(first.tokenIds.length + 512 + 20);
     const rest = (await Array.fromAsync({ [Symbol.asyncIterator]: () => slow })).flatMap(
       ({ tokenIds }) => tokenIds,
     );
@@ -329,7 +329,7 @@ describe("a panic inside Rust", () => {
       engine.native.injectPanic?.("step");
       await refused;
       expect(engine.stats()).toMatchObject({ state: "failed", failure: expect.stringContaining("injected") });
-      expect(lines).toContain("engine failed");
+      await until(() => lines.includes("engine failed"));
       await expect(answer(engine, { text: "late" })).rejects.toMatchObject({ code: "internal" });
       await engine.close();
       const healthy = await start();

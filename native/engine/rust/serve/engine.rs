@@ -332,14 +332,13 @@ impl Engine {
     }
 
     fn check_open(&self) -> Result<()> {
-        match lock(&self.shared.stats).state {
-            State::Failed | State::Closed => Err(self.gone()),
-            _ => Ok(()),
-        }
+        let state = lock(&self.shared.stats).state;
+        if matches!(state, State::Failed | State::Closed) { Err(self.gone()) } else { Ok(()) }
     }
 
     fn gone(&self) -> Error {
-        match lock(&self.shared.stats).failure.clone() {
+        let failure = lock(&self.shared.stats).failure.clone();
+        match failure {
             Some(failure) => Error::internal(format!("the engine failed: {failure}")).remedy("Start a new replica."),
             None => Error::new(Code::Unavailable, "the engine is closed"),
         }
