@@ -2,7 +2,7 @@
 // can be repeated from its record (I9), and the simulator runs the very same function.
 import { earlier, type Instant } from "../time.ts";
 import { allocate } from "./allocate.ts";
-import { type Demand, demandOf, estimateColdStartMs } from "./demand.ts";
+import { type Demand, demandOf, estimateColdStartMs, measureThroughput } from "./demand.ts";
 import { reconcile } from "./reconcile.ts";
 import { decideTarget } from "./target.ts";
 import type {
@@ -16,7 +16,15 @@ import type {
 
 /** The state before the first decision. `nextOrdinal` must be above every replica that ever existed. */
 export function initialAutoscalingState(nextOrdinal = 1): AutoscalingState {
-  return { target: null, more: null, window: [], idleSince: null, nextOrdinal, failures: [] };
+  return {
+    target: null,
+    more: null,
+    window: [],
+    idleSince: null,
+    perReplicaPerS: null,
+    nextOrdinal,
+    failures: [],
+  };
 }
 
 /** Decides about one deployment of one application, all its live versions together. */
@@ -27,7 +35,9 @@ export function decide(
   config: AutoscalingConfig,
 ): AutoscalingDecision {
   const coldStartMs = estimateColdStartMs(observation.coldStartsMs, config.coldStartMsAssumed);
-  const demand = totalDemand(now, observation.versions, coldStartMs, config);
+  const measured = observation.versions.map((version) => measureThroughput(now, version));
+  const perReplicaPerS = measured.findLast((rate) => rate !== null) ?? state.perReplicaPerS;
+  const demand = totalDemand(now, observation.versions, coldStartMs, perReplicaPerS, config);
   const alive = observation.versions
     .flatMap(({ replicas }) => replicas)
     .filter(({ phase }) => phase === "starting" || phase === "ready").length;
@@ -37,6 +47,7 @@ export function decide(
   const live = new Set(observation.versions.map(({ version }) => version));
   let next: AutoscalingState = {
     ...aim.state,
+    perReplicaPerS,
     failures: aim.state.failures.filter(({ version }) => live.has(version)),
   };
   let wakeAt = aim.wakeAt;
@@ -68,12 +79,13 @@ function totalDemand(
   now: Instant,
   versions: readonly VersionObservation[],
   coldStartMs: number,
+  perReplicaPerS: number | null,
   config: AutoscalingConfig,
 ): Demand | null {
   const total: Demand = { requests: 0, ignored: 0, complete: true };
   let known = false;
   for (const version of versions) {
-    const demand = demandOf(now, version, coldStartMs, config);
+    const demand = demandOf(now, version, coldStartMs, perReplicaPerS, config);
     if (demand === null) {
       // A version that is only starting beside another one carries nothing yet, so no gateway speaks of it.
       if (version.replicas.some(({ phase }) => phase === "ready")) total.complete = false;

@@ -1,10 +1,10 @@
 // How many requests replicas must be there for. Requests in flight count as they are. Requests in the queue count too,
-// unless the queue is only the trace of a slow start: then ordering a replica for each of them would bring capacity
-// for a queue that is gone when it arrives (the overshoot of Ray Serve, KPA and HPA, docs/decisions on autoscaling).
+// unless the queue is only the trace of a slow start: ordering replicas for each of them would bring capacity for a queue
+// that is gone when it arrives, which is how Ray Serve, KPA and HPA overshoot after a cold start.
 //
-// With measured rates a queue says two things: what one replica can do (a saturated fleet's completions, mu per ready
-// replica) and what arrives (lambda). The lasting need is lambda / mu replicas (Little's law for a saturated fleet).
-// On top comes what is left of the queue one cold start from now, to be worked off within one more cold start:
+// What one replica can do is measured while there is a queue: the completions per ready replica, mu. With the arrivals,
+// lambda, the lasting need is lambda / mu replicas (Little's law for a saturated fleet). On top comes what is left of
+// the queue one cold start from now, to be worked off within one more cold start c:
 //
 //   left   = queued + lambda * c - mu * (ready * c + what the starting replicas do until then)
 //   needed = lambda / mu + max(0, left) / (mu * c)
@@ -25,46 +25,59 @@ export type Demand = {
 
 /** A queue is never planned to be worked off faster than this: rates over shorter times are noise. */
 const CLEAR_MS_MIN = 5_000;
+/** A replica that became ready later than this has not shown yet what it can do. */
+const SETTLE_MS = 2_000;
 
-/** The demand on one version; null when nothing is known of its load. */
+/**
+ * The demand on one version; null when nothing is known of its load. `perReplicaPerS`: what a replica was last seen to
+ * complete per second, null before that was ever seen.
+ */
 export function demandOf(
   now: Instant,
   version: VersionObservation,
   coldStartMs: number,
+  perReplicaPerS: number | null,
   config: AutoscalingConfig,
 ): Demand | null {
   const load = version.load;
   if (load === null) return null;
   const plain = load.inFlight + load.queued;
-  const modelled = saturatedDemand(now, version, coldStartMs, config);
+  const modelled = modelledDemand(now, version, coldStartMs, perReplicaPerS, config);
   const requests = modelled === null ? plain : Math.min(plain, Math.max(load.inFlight, modelled));
   return { requests, ignored: plain - requests, complete: load.complete };
 }
 
-/** The demand by rates; null when there is no queue or a rate is not known. */
-function saturatedDemand(
+/** The demand by rates, in requests; null when there is no queue or a rate is not known. */
+function modelledDemand(
   now: Instant,
-  version: VersionObservation,
+  { load, replicas }: VersionObservation,
   coldStartMs: number,
+  perReplicaPerS: number | null,
   config: AutoscalingConfig,
 ): number | null {
-  const load = version.load;
-  if (load === null || load.queued === 0 || !load.complete) return null;
-  const ready = version.replicas.filter((replica) => replica.phase === "ready").length;
-  if (ready === 0 || load.arrivedPerS === null || load.completedPerS === null || load.completedPerS === 0) {
-    return null;
+  if (load === null || load.queued === 0 || !load.complete || load.arrivedPerS === null) return null;
+  if (perReplicaPerS === null) {
+    // Nothing was ever completed, so a queue says nothing about what is needed: enough to learn it quickly.
+    return config.targetInFlight * 2 * Math.max(1, readyCount(replicas));
   }
-  const perReplicaPerS = load.completedPerS / ready;
   const horizonS = Math.max(CLEAR_MS_MIN, coldStartMs) / 1000;
-  const helpS = version.replicas
-    .filter((replica) => replica.phase === "starting")
+  const helpS = replicas
+    .filter(({ phase }) => phase === "starting")
     .reduce(
       (sum, { since }) => sum + Math.max(0, horizonS - Math.max(0, since + coldStartMs - now) / 1000),
       0,
     );
-  const left = load.queued + load.arrivedPerS * horizonS - perReplicaPerS * (ready * horizonS + helpS);
-  const replicas = load.arrivedPerS / perReplicaPerS + Math.max(0, left) / (perReplicaPerS * horizonS);
-  return replicas * config.targetInFlight;
+  const capacity = perReplicaPerS * (readyCount(replicas) * horizonS + helpS);
+  const left = Math.max(0, load.queued + load.arrivedPerS * horizonS - capacity);
+  return (load.arrivedPerS / perReplicaPerS + left / (perReplicaPerS * horizonS)) * config.targetInFlight;
+}
+
+/** What one ready replica completes per second at its limit; null unless this observation shows it. */
+export function measureThroughput(now: Instant, { load, replicas }: VersionObservation): number | null {
+  if (load === null || !load.complete || load.queued === 0 || !load.completedPerS) return null;
+  const ready = replicas.filter(({ phase }) => phase === "ready");
+  if (ready.length === 0 || ready.some(({ since }) => now - since < SETTLE_MS)) return null;
+  return load.completedPerS / ready.length;
 }
 
 /** The median of the measured cold starts, or the assumed one before any was measured, in ms. */
@@ -72,3 +85,6 @@ export function estimateColdStartMs(coldStartsMs: readonly number[], assumedMs: 
   const sorted = coldStartsMs.slice(-15).sort((a, b) => a - b);
   return sorted[Math.floor(sorted.length / 2)] ?? assumedMs;
 }
+
+const readyCount = (replicas: VersionObservation["replicas"]) =>
+  replicas.filter(({ phase }) => phase === "ready").length;

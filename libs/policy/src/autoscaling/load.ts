@@ -12,8 +12,8 @@ export type LoadOptions = {
   forgetAfterMs: number;
 };
 
-/** Samples kept of one gateway: enough for a rate over a second or two, and a bound on memory (I10). */
-const SAMPLES_MAX = 8;
+/** Samples kept of one gateway: a rate over eight seconds at four samples a second, and a bound on memory (I10). */
+const SAMPLES_MAX = 32;
 const GATEWAYS_MAX = 256;
 
 /** The recent samples of one deployment version, per gateway, oldest first. Plain data. */

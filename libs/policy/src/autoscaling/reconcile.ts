@@ -32,7 +32,7 @@ export function reconcile(
   if (alive.length >= replicas) return { state: next, actions, wakeAt: null };
   const startAt = mayStartAt(version.version, next, config);
   if (now < startAt) return { state: next, actions, wakeAt: startAt };
-  const missing = replicas - alive.length;
+  const missing = Math.min(replicas - alive.length, roomFor(version));
   for (let i = 0; i < missing; i++) {
     actions.push({ kind: "startReplica", version: version.version, ordinal: next.nextOrdinal + i });
   }
@@ -40,6 +40,16 @@ export function reconcile(
 }
 
 const isAlive = ({ phase }: ReplicaObservation) => phase === "starting" || phase === "ready";
+
+/**
+ * Replicas that may be started now. During a rollout a place is free only when the replica that drains on it is gone: the
+ * rollout counts on a bounded version never holding more places than its bound (I4).
+ */
+function roomFor({ bounds, replicas }: VersionObservation): number {
+  if (bounds === null) return Number.POSITIVE_INFINITY;
+  const holding = replicas.filter(({ phase }) => phase !== "failed").length;
+  return Math.max(0, bounds.replicasMax - holding);
+}
 
 /** Who goes first: what has not started yet, newest first; then the least busy, unknown counting as busy. */
 function byExpendability(a: ReplicaObservation, b: ReplicaObservation): number {

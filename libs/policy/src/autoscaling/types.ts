@@ -94,6 +94,8 @@ export type AutoscalingState = {
   window: { at: Instant; highest: number }[];
   /** Since when nothing at all was needed; null when something was. */
   idleSince: Instant | null;
+  /** What a ready replica was last seen to complete per second while requests waited; null before that was seen. */
+  perReplicaPerS: number | null;
   /** Number of the next replica; makes replica names unique without randomness. */
   nextOrdinal: number;
   /** Per version: failures in a row and when the last one was seen. */

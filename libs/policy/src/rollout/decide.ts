@@ -17,6 +17,7 @@ import {
   clampWeight,
   evenWeight,
   gainingBound,
+  isGone,
   type Lot,
   losingBound,
   makeLot,
@@ -117,20 +118,26 @@ const NO_REPLICAS = { starting: 0, ready: 0, draining: 0 };
 function lotsOf(observation: RolloutObservation, state: Active, plan: RolloutPlan): Lot[] {
   return plan.deployments.map((deployment, index) => {
     const seen = observation.deployments.find((one) => one.name === deployment.name);
-    const counts = { from: seen?.from ?? NO_REPLICAS, to: seen?.to ?? NO_REPLICAS };
+    const { from, to, held } = seen ?? { from: NO_REPLICAS, to: NO_REPLICAS };
     // Without a target from the autoscaler the present size is what is needed.
-    const size = counts.from.starting + counts.from.ready;
+    const size = from.starting + from.ready;
     const wanted = state.wanted[index] ?? (deployment.from === null ? 1 : size);
     const ordered = state.ordered.bounds.find((one) => one.deployment === deployment.name);
-    return makeLot(deployment, wanted, counts, ordered);
+    return makeLot(deployment, wanted, { from, to, ...(held === undefined ? {} : { held }) }, ordered);
   });
 }
 
-/** Progress is a replica that came on the gaining side or went on the losing one; another n starts the count anew. */
+/**
+ * Progress is a replica that came on the gaining side or went on the losing one; at the start, also that there was room
+ * to order one. Another n starts the count anew.
+ */
 function noteProgress<T extends Active>(now: Instant, lots: readonly Lot[], state: T): T {
   const [gainer, loser] =
     state.kind === "rollingBack" ? (["from", "to"] as const) : (["to", "from"] as const);
-  const score = lots.reduce((sum, lot) => sum + (lot[gainer]?.ready ?? 0) - present(lot[loser]), 0);
+  const score = lots.reduce((sum, lot) => {
+    const change = state.kind === "starting" ? (lot.to?.ordered ?? 0) : -present(lot[loser]);
+    return sum + (lot[gainer]?.ready ?? 0) + change;
+  }, 0);
   const before = state.ordered.bounds;
   const resized = lots.some((lot) => {
     const bound = before.find((one) => one.deployment === lot.name);
@@ -165,7 +172,8 @@ function advance(
   state: Forward,
   plan: RolloutPlan,
 ): { next: Forward; isStep: boolean } {
-  const base = { ...ongoing(state), since: now };
+  // Each phase measures its own progress.
+  const base = { ...ongoing(state), since: now, progress: { at: now, score: Number.MIN_SAFE_INTEGER } };
   const stay = { next: state, isStep: false };
   switch (state.kind) {
     case "starting": {
@@ -237,7 +245,7 @@ function forwardBounds(lot: Lot, state: Forward, weightTo: number): Orders["boun
 }
 
 function isFinished(now: Instant, lots: readonly Lot[], state: Forward, plan: RolloutPlan): boolean {
-  const gone = lots.every((lot) => present(lot.from) === 0);
+  const gone = lots.every((lot) => isGone(lot.from));
   // A replica that will not go is the node agent's to stop; the rollout does not wait for it for ever.
   return gone || now >= progressDueAt(state, plan);
 }
@@ -267,7 +275,7 @@ function turnBack(now: Instant, lots: readonly Lot[], state: Forward, reason: Ro
 
 function goBack(now: Instant, lots: readonly Lot[], state: RollingBack, plan: RolloutPlan): RolloutDecision {
   const { reason } = state;
-  const gone = lots.every((lot) => present(lot.to) === 0);
+  const gone = lots.every((lot) => isGone(lot.to));
   if (plan.from === null) {
     const bounds = lots.map((lot) => ({ deployment: lot.name, from: null, to: lot.to === null ? null : 0 }));
     if (!gone && now < progressDueAt(state, plan)) {

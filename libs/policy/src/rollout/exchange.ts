@@ -3,10 +3,11 @@
 //   I3  A version's share of traffic is at most its share of the ready capacity that is needed, for every deployment.
 //   I4  Accelerators in use are at most those of n replicas, plus the surge (at least one replica of each deployment).
 //
-// I4 is kept without any agreement between controllers: replicas that exist, drain, or may still be started under the
-// bound that was ordered last all count as used, and a bound is raised only into what is left. So it holds however late
-// the autoscaler acts, and an accelerator is given to the new version only after the old replica on it is gone.
-import type { Ordered, ReplicaCounts, RolloutDeployment } from "./types.ts";
+// I4 holds however late the autoscaler acts, because it says when it does: a bound is raised only after the last orders
+// were obeyed, and only into what is left beside the places that are held or may still be taken under the bounds. The
+// autoscaler, for its part, starts nothing in a bounded version that holds as many places as its bound, draining ones
+// included. So an accelerator is given to the new version only after the old replica on it is gone.
+import type { Ordered, ReplicaCounts, RolloutDeployment, RolloutObservation } from "./types.ts";
 
 /** One deployment during an exchange: the replicas of both versions and what was ordered for them last. */
 export type Lot = {
@@ -18,7 +19,13 @@ export type Lot = {
   to: LotSide | null;
 };
 
-export type LotSide = ReplicaCounts & { cost: number; ordered: number | null };
+export type LotSide = ReplicaCounts & {
+  cost: number;
+  /** The bound that was ordered last. */
+  ordered: number | null;
+  /** Places that it holds by the autoscaler's rows; null: it has not obeyed yet; undefined: it does not report. */
+  held: number | null | undefined;
+};
 
 export type Side = "from" | "to";
 
@@ -26,7 +33,7 @@ export type Side = "from" | "to";
 export function makeLot(
   deployment: RolloutDeployment,
   wanted: number,
-  counts: { from: ReplicaCounts; to: ReplicaCounts },
+  seen: Pick<RolloutObservation["deployments"][number], "from" | "to" | "held">,
   ordered: Ordered["bounds"][number] | undefined,
 ): Lot {
   // Without accelerators on either side a replica is the unit.
@@ -35,7 +42,12 @@ export function makeLot(
   const side = (which: Side): LotSide | null => {
     const own = deployment[which];
     if (own === null) return null;
-    return { ...counts[which], cost: cost(own.accelerators), ordered: ordered?.[which] ?? null };
+    return {
+      ...seen[which],
+      cost: cost(own.accelerators),
+      ordered: ordered?.[which] ?? null,
+      held: seen.held === null ? null : seen.held?.[which],
+    };
   };
   return {
     name: deployment.name,
@@ -51,6 +63,11 @@ export const alive = (side: LotSide | null): number => (side === null ? 0 : side
 /** Replicas that hold their place. */
 export const present = (side: LotSide | null): number =>
   side === null ? 0 : side.starting + side.ready + side.draining;
+
+/** Whether no replica of a version is left, and none can come any more. */
+export const isGone = (side: LotSide | null): boolean =>
+  side === null ||
+  (present(side) === 0 && side.ordered === 0 && (side.held === undefined || side.held === 0));
 
 /**
  * The shares of traffic that the new version may have by I3: at least `lowest` (what the old one cannot carry any more),
@@ -101,10 +118,11 @@ export function gainingBound(lot: Lot, gainer: Side, most: number): number {
   const other = lot[gainer === "from" ? "to" : "from"];
   if (own === null) return 0;
   if (other === null) return most;
-  const budget = lot.wanted * Math.max(own.cost, other.cost) + lot.surge * own.cost;
-  const taken =
-    (Math.max(alive(other), other.ordered ?? 0) + other.draining) * other.cost + own.draining * own.cost;
-  const room = own.cost === 0 ? most : Math.floor((budget - taken) / own.cost + 1e-9);
   // What was ordered before is not taken back for lack of room: it exists already, or fitted when it was ordered.
-  return Math.min(most, Math.max(room, own.ordered ?? alive(own)));
+  const least = own.ordered ?? alive(own);
+  if (own.held === null || other.held === null) return Math.min(most, least);
+  const budget = lot.wanted * Math.max(own.cost, other.cost) + lot.surge * own.cost;
+  const taken = Math.max(present(other), other.ordered ?? 0, other.held ?? 0) * other.cost;
+  const room = own.cost === 0 ? most : Math.floor((budget - taken) / own.cost + 1e-9);
+  return Math.min(most, Math.max(room, least));
 }

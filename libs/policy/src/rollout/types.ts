@@ -40,6 +40,12 @@ export type RolloutObservation = {
     wanted: number | null;
     from: ReplicaCounts;
     to: ReplicaCounts;
+    /**
+     * Replicas that hold a place (starting, ready or draining) by the autoscaler's own rows, as it says once it acts on
+     * the bounds that were ordered last; null until it has said so. Left out where nothing is reported: then orders are
+     * taken as obeyed at once, and I4 holds only as far as they are.
+     */
+    held?: { from: number; to: number } | null;
   }[];
   /** Totals since some start, per version; null when unknown. */
   counters: { from: VersionCounters | null; to: VersionCounters | null };

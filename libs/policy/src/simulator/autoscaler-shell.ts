@@ -19,6 +19,9 @@ import type { World } from "./world.ts";
 
 const LOAD_OPTIONS = { staleAfterMs: 1_500, forgetAfterMs: 20_000 };
 
+/** What the autoscaler says after a decision. */
+export type HeldReport = { sequence: number; generation: number; held: ReadonlyMap<string, number> };
+
 type Row = ReplicaObservation & { version: string; orderedAt: number; revision: number };
 
 export class AutoscalerShell {
@@ -30,7 +33,10 @@ export class AutoscalerShell {
   readonly #versions: string[] = [];
   readonly #rows = new Map<string, Row>();
   readonly #windows = new Map<string, LoadWindow>();
-  readonly #bounds = new Map<string, { revision: number; bounds: ReplicaBounds | null }>();
+  readonly #onDecided: ((report: HeldReport) => void)[] = [];
+  #reported = "";
+  #bounds: ReadonlyMap<string, ReplicaBounds | null> = new Map();
+  #generation = 0;
   readonly #coldStartsMs: number[] = [];
   #state: AutoscalingState = initialAutoscalingState();
   #decisions = 0;
@@ -50,11 +56,17 @@ export class AutoscalerShell {
     this.#versions.push(version);
   }
 
-  setBounds(version: string, bounds: ReplicaBounds | null, revision: number): void {
-    const known = this.#bounds.get(version);
-    if (known !== undefined && known.revision >= revision) return;
-    this.#bounds.set(version, { revision, bounds });
+  /** Takes the bounds of all versions; an older document that comes late is ignored. */
+  setBounds(bounds: ReadonlyMap<string, ReplicaBounds | null>, generation: number): void {
+    if (generation <= this.#generation) return;
+    this.#generation = generation;
+    this.#bounds = bounds;
     this.decide();
+  }
+
+  /** Called, with a delay, after every decision that changed something: which bounds it obeyed, and what is held now. */
+  onDecided(hear: (report: HeldReport) => void): void {
+    this.#onDecided.push(hear);
   }
 
   /** Reads the samples that get through. */
@@ -110,6 +122,19 @@ export class AutoscalerShell {
           action satisfies never;
       }
     }
+    this.#report();
+  }
+
+  #report(): void {
+    const held = new Map<string, number>();
+    for (const { version, phase } of this.#rows.values()) {
+      if (phase !== "failed") held.set(version, (held.get(version) ?? 0) + 1);
+    }
+    const text = JSON.stringify([this.#generation, ...held]);
+    if (text === this.#reported) return;
+    this.#reported = text;
+    const report = { sequence: this.#decisions, generation: this.#generation, held };
+    for (const hear of this.#onDecided) this.#world.send(() => hear(report));
   }
 
   #observe(version: string): VersionObservation {
@@ -118,7 +143,7 @@ export class AutoscalerShell {
     return {
       version,
       load: observeLoad(this.#world.now, window, LOAD_OPTIONS),
-      bounds: bounds === undefined ? { replicasMin: 0, replicasMax: 0 } : bounds.bounds,
+      bounds: bounds === undefined ? { replicasMin: 0, replicasMax: 0 } : bounds,
       replicas: [...this.#rows.values()]
         .filter((row) => row.version === version)
         .map(({ replicaId, phase, since, inFlight }) => ({ replicaId, phase, since, inFlight })),

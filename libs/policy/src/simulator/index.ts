@@ -7,4 +7,5 @@ export {
   type SimulationOptions,
   type VersionBehaviour,
 } from "./options.ts";
+export { randomScenario } from "./scenario.ts";
 export { type SimulationResult, simulate } from "./simulate.ts";

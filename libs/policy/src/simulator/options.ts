@@ -48,7 +48,9 @@ export type Faults = {
 
 export type SimulationOptions = {
   seed: number;
+  /** The longest run; it ends earlier `quietMs` after the last version was deployed and the last rollout ended. */
   durationMs: number;
+  quietMs: number;
   nodes: { count: number; devices: number };
   gateways: number;
   sampleEveryMs: number;

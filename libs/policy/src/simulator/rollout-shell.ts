@@ -1,5 +1,7 @@
 // The rollout service in small: one application, one rollout at a time, its own view of the replicas, and checks of what
 // it orders against what it saw.
+
+import type { ReplicaBounds } from "../autoscaling/index.ts";
 import { recordDecision, replayDecision } from "../record.ts";
 import {
   isOver,
@@ -11,7 +13,7 @@ import {
   type RolloutState,
   startRollout,
 } from "../rollout/index.ts";
-import type { AutoscalerShell } from "./autoscaler-shell.ts";
+import type { AutoscalerShell, HeldReport } from "./autoscaler-shell.ts";
 import type { Fleet, RealPhase, ReplicaNews } from "./fleet.ts";
 import type { Traffic } from "./traffic.ts";
 import type { World } from "./world.ts";
@@ -35,12 +37,15 @@ export class RolloutShell {
   readonly #seen = new Map<string, Seen>();
   readonly #heardAt = new Map<string, number>();
   readonly #crashes = new Map<string, number>();
+  readonly #bounds = new Map<string, Map<string, ReplicaBounds | null>>();
+  readonly #reports = new Map<string, HeldReport>();
   #serving: string | null = null;
   #wanted: string | null = null;
   #plan: RolloutPlan | null = null;
   #state: RolloutState | null = null;
   #startedAt = 0;
   #revision = 0;
+  #boundsGeneration = 0;
   #wake = 0;
   /** The highest targets that the rollout was told lately: an order given for one of them may still be on its way. */
   #recentWanted: { at: number; wanted: number[] }[] = [];
@@ -51,6 +56,14 @@ export class RolloutShell {
     this.#traffic = traffic;
     this.#autoscalers = autoscalers;
     fleet.listen((news) => this.#hear(news));
+    for (const autoscaler of autoscalers) {
+      autoscaler.onDecided((report) => {
+        const known = this.#reports.get(autoscaler.deployment.name);
+        if (known !== undefined && known.sequence >= report.sequence) return;
+        this.#reports.set(autoscaler.deployment.name, report);
+        this.step();
+      });
+    }
     fleet.onPlaced(() => this.#checkAccelerators());
   }
 
@@ -105,6 +118,7 @@ export class RolloutShell {
       this.#recentWanted = [...this.#recentWanted.filter((one) => now - one.at < 3_000), { at: now, wanted }];
     }
     for (const action of decision.actions) this.#act(action, observation, plan);
+    if (decision.actions.length > 0) this.#publishBounds();
     // Only the latest wake-up counts, or every decision would start a chain of its own.
     const wake = ++this.#wake;
     if (decision.wakeAt !== null) {
@@ -125,6 +139,7 @@ export class RolloutShell {
         wanted: target,
         from: this.#countReplicas(deployment.name, from),
         to: this.#countReplicas(deployment.name, to),
+        held: this.#held(deployment.name, plan),
       })),
       counters: { from: counters(from), to: counters(to) },
       heardAt: { from: heard(from), to: heard(to) },
@@ -132,6 +147,13 @@ export class RolloutShell {
       crashWhy: null,
       stop: superseded ? "superseded" : null,
     };
+  }
+
+  /** What the autoscaler said it holds; null while it has not obeyed the last orders. */
+  #held(deployment: string, { from, to }: RolloutPlan): { from: number; to: number } | null {
+    const report = this.#reports.get(deployment);
+    if (report === undefined || report.generation !== this.#boundsGeneration) return null;
+    return { from: from === null ? 0 : (report.held.get(from) ?? 0), to: report.held.get(to) ?? 0 };
   }
 
   #countReplicas(deployment: string, version: string | null): ReplicaCounts {
@@ -144,23 +166,24 @@ export class RolloutShell {
   }
 
   #act(action: RolloutAction, observation: RolloutObservation, plan: RolloutPlan): void {
-    const revision = ++this.#revision;
     switch (action.kind) {
-      case "setTraffic":
+      case "setTraffic": {
+        const revision = ++this.#revision;
         this.#checkTraffic(action.weights, observation, plan);
         this.#world.send(() => this.#traffic.setWeights(action.weights, revision));
         break;
-      case "setBounds":
-      case "clearBounds": {
-        const autoscaler = this.#autoscalers.find((one) => one.deployment.name === action.deployment);
-        const bounds =
-          action.kind === "clearBounds"
-            ? null
-            : { replicasMin: action.replicasMin, replicasMax: action.replicasMax };
-        this.#world.send(() => autoscaler?.setBounds(action.version, bounds, revision));
-        break;
       }
+      case "setBounds":
+        this.#bound(action.deployment, action.version, {
+          replicasMin: action.replicasMin,
+          replicasMax: action.replicasMax,
+        });
+        break;
+      case "clearBounds":
+        this.#bound(action.deployment, action.version, null);
+        break;
       case "retireVersion":
+        for (const bounds of this.#bounds.values()) bounds.delete(action.version);
         break;
       case "complete":
         if (action.outcome === "done") this.#serving = plan.to;
@@ -175,6 +198,20 @@ export class RolloutShell {
         break;
       default:
         action satisfies never;
+    }
+  }
+
+  #bound(deployment: string, version: string, bounds: ReplicaBounds | null): void {
+    const known = this.#bounds.get(deployment) ?? new Map<string, ReplicaBounds | null>();
+    this.#bounds.set(deployment, known.set(version, bounds));
+  }
+
+  /** Bounds go out whole, with a number that grows: a version that is not in the document has no replicas. */
+  #publishBounds(): void {
+    const generation = ++this.#boundsGeneration;
+    for (const autoscaler of this.#autoscalers) {
+      const bounds = new Map(this.#bounds.get(autoscaler.deployment.name));
+      this.#world.send(() => autoscaler.setBounds(bounds, generation));
     }
   }
 

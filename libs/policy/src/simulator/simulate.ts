@@ -54,7 +54,7 @@ export function simulate(options: SimulationOptions): SimulationResult {
     world.events.after(options.sampleEveryMs, tick);
   };
   tick();
-  world.events.runUntil(options.durationMs);
+  runUntilQuiet(world, rollout);
   return {
     violations: [...world.violations.values()],
     rollouts: rollout.outcomes,
@@ -63,6 +63,15 @@ export function simulate(options: SimulationOptions): SimulationResult {
     requests: traffic.stats,
     peakReplicas,
   };
+}
+
+function runUntilQuiet(world: World, rollout: RolloutShell): void {
+  const { durationMs, quietMs, versions } = world.options;
+  let busyAt = Math.max(0, ...versions.map(({ deployAt }) => deployAt));
+  while (world.now < durationMs && world.now < busyAt + quietMs) {
+    world.events.runUntil(Math.min(durationMs, world.now + 1_000));
+    if (rollout.isBusy) busyAt = Math.max(busyAt, world.now);
+  }
 }
 
 /** A Poisson process whose rate changes: times between arrivals are drawn anew at least every half second. */
