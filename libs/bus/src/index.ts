@@ -1,14 +1,13 @@
 export { connectBusInBackground } from "./background.ts";
 export { type Bus, type BusOptions, connectBus } from "./connection.ts";
 export {
-  type ConsumerSettings,
   consumeIdempotent,
   consumeWithInbox,
-  type Delivery,
   type InboxPorts,
   type Subscription,
   sweepInbox,
 } from "./consume.ts";
+export type { ConsumerSettings } from "./durable.ts";
 export {
   type Outbox,
   type OutboxOptions,
@@ -18,4 +17,5 @@ export {
 export { BUS_FIELDS, connectServiceBus, OUTBOX_FIELDS, startServiceOutbox } from "./part.ts";
 export { type PublishOptions, publish, publishSample } from "./publish.ts";
 export { BUS_MIGRATION } from "./tables.ts";
+export type { Delivery } from "./verdict.ts";
 export { type DocumentWatch, type TailedMessage, tail, watchDocuments, watchSamples } from "./watch.ts";

