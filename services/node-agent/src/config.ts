@@ -1,0 +1,60 @@
+// Settings of the node agent.
+import { BUS_FIELDS } from "@pilotlight/bus";
+import { bytes, count, defineConfig, durationMs, flag, list, port, text, uri } from "@pilotlight/service";
+
+export const config = defineConfig("node-agent", {
+  ...BUS_FIELDS,
+  nodeId: text("local", "Name of this node, unique on the platform: letters, digits, '-' and '_'."),
+  stateDir: text(undefined, "Folder for the agent's state, the replicas' folders and their logs."),
+  grpcHost: text("127.0.0.1", "Address of the gRPC door; workers on this node use it."),
+  grpcPort: port(7467, "Port of the gRPC door. Workers that outlive the agent come back to it, so keep it."),
+  imageConverterAddress: text("127.0.0.1:7462", "Image converter, host:port."),
+  weightStreamerAddress: text("127.0.0.1:7463", "Weight streamer of this node, host:port, for the workers."),
+  bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket that holds the converted images."),
+  imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
+  imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
+  workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
+  workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
+  segmentsDir: text(
+    "/dev/shm/pilotlight",
+    "Folder of the weight streamer's shared-memory segments; replicas see it under the same path.",
+  ),
+  acceleratorKind: text(
+    "",
+    "Kind of this node's accelerators; empty: `nvidia` where its devices are, else `cpu`.",
+  ),
+  accelerators: count(
+    0,
+    "Accelerators of this node; 0: as many as there are devices, or 4 slots on a machine without any.",
+    { max: 1_024 },
+  ),
+  memoryMib: count(0, "Memory for replicas in MiB; 0: what the machine has, less memoryReservedMib."),
+  memoryReservedMib: count(1_024, "Memory that is kept for everything else when memoryMib is 0."),
+  reportIntervalMs: durationMs(1_000, "How often the node reports.", { min: 100 }),
+  startTimeoutMs: durationMs(600_000, "Longest start of a replica whose deployment does not say."),
+  drainTimeoutMs: durationMs(30_000, "Longest drain of a replica whose deployment does not say."),
+  drainGraceMs: durationMs(
+    2_000,
+    "What a worker may take to exit after its drain's deadline, before SIGTERM.",
+  ),
+  killTimeoutMs: durationMs(10_000, "What a worker may take to exit after SIGTERM, before SIGKILL."),
+  retryDelayMs: durationMs(200, "First delay before a step of a start that may pass is tried again.", {
+    min: 1,
+  }),
+  retryDelayMsMax: durationMs(5_000, "Longest such delay.", { min: 1 }),
+  goneKeepMs: durationMs(24 * 3_600_000, "How long a replica that is gone is remembered and shown."),
+  stopReplicasOnExit: flag(
+    false,
+    "Drain and stop the replicas when the agent is told to stop; otherwise they go on without it.",
+  ),
+  exitDrainTimeoutMs: durationMs(5_000, "Longest drain when the agent stops its replicas on exit."),
+  logGlobs: list([], "Log files of services on this node to ship too; `*` stands for part of a file name."),
+  logPollIntervalMs: durationMs(150, "How often log files are looked at.", { min: 10, max: 60_000 }),
+  logBatchBytesMax: bytes(256 * 1024, "Largest piece of a file that is shipped at once.", { min: 4_096 }),
+  logLineBytesMax: bytes(32 * 1024, "Longer lines are split.", { min: 256 }),
+  logBacklogBytesMax: bytes(
+    1024 ** 3,
+    "What a file may hold that is not shipped yet; beyond it the oldest lines are dropped, which is reported.",
+  ),
+  logKeepBytes: bytes(4 * 1024 ** 2, "How much of a shipped replica's log stays on disk.", { min: 4_096 }),
+});
