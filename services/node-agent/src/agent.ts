@@ -54,6 +54,8 @@ const HOUSEKEEPING_INTERVAL_MS = 60_000;
 /** How often the names of log files are looked up anew. */
 const GLOB_INTERVAL_MS = 1_000;
 const CLOSE_TIMEOUT_MS = 2_000;
+/** Orders are only written down, so one that takes longer was lost with its agent and is worth another delivery. */
+const ORDER_TIMEOUT_MS = 5_000;
 
 /** Starts the agent on a way of mounting images; `imagesIn` is given the folder that may be used for it. */
 export async function startAgent(
@@ -170,7 +172,12 @@ export async function startAgent(
   if (lost.length > 0) context.log.warn("replicas that nobody remembers are gone", { lost });
   const consumer = await consumeIdempotent(
     bus,
-    { name: `replicas_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "beginning" },
+    {
+      name: `replicas_${settings.nodeId}`,
+      keys: { node: settings.nodeId },
+      from: "beginning",
+      ackTimeoutMs: ORDER_TIMEOUT_MS,
+    },
     {
       replicaWanted: (event) => onReplicaWanted(event, replicas, settings),
       replicaUnwanted: (event) => replicas.drain(event.replicaId, event.drainTimeoutMs, event.reason),
