@@ -33,7 +33,7 @@ const natives = new Set(
 );
 for (const name of natives) {
   for (const artifact of readdirSync(join(root, "native", name)).filter(
-    (file) => file.endsWith(".node") || file === name,
+    (file) => file.endsWith(".node") || file.startsWith("pilotlight-"),
   )) {
     const target = join(service, artifact);
     rmSync(target, { force: true });
