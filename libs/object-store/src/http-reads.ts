@@ -207,7 +207,8 @@ function infoOf(key: string, response: HttpResponse, size: number): ObjectInfo {
 
 const WEAK = "W/";
 
-function isStrong(etag: string): boolean {
+/** True for an ETag that If-Match can be asked with. */
+export function isStrong(etag: string): boolean {
   return !etag.startsWith(WEAK);
 }
 

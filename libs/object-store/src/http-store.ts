@@ -1,7 +1,7 @@
 // A plain web server's folder, read only: https://host/path/ plus the key.
 import { PlatformError } from "@pilotlight/errors";
 import type { HttpClient } from "./http.ts";
-import { HttpReads } from "./http-reads.ts";
+import { HttpReads, isStrong } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
 import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
 import { checkRange } from "./ranges.ts";
@@ -47,7 +47,14 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     locate: async (key, { signal } = {}): Promise<ByteSource> => {
       const info = await reads.head(key, signal);
       if (info === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);
-      return { kind: "http", url: urlOf(key).href, headers, expiresAt: Number.POSITIVE_INFINITY, info };
+      return {
+        kind: "http",
+        url: urlOf(key).href,
+        headers,
+        expiresAt: Number.POSITIVE_INFINITY,
+        info,
+        etagAskable: isStrong(info.etag),
+      };
     },
     put: () => Promise.reject(readOnly(options.uri)),
     delete: () => Promise.reject(readOnly(options.uri)),

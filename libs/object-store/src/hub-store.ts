@@ -78,7 +78,8 @@ class HubStore implements ObjectStore {
     const address = await this.#options.budget.run(() => this.#resolve(key, signal), signal);
     if (address === undefined) throw new PlatformError("notFound", `no file ${key} in ${this.uri}`);
     const { url, headers, info, expiresAt } = address;
-    return { kind: "http", url: url.href, headers, info, expiresAt };
+    // The bytes come from elsewhere, under an ETag of its own; the URL names one commit's file.
+    return { kind: "http", url: url.href, headers, info, expiresAt, etagAskable: false };
   }
 
   async *list(options: ListOptions = {}): AsyncGenerator<ObjectInfo> {

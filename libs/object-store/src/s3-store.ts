@@ -83,7 +83,14 @@ class S3Store implements ObjectStore {
     const info = await this.#reads.head(key, signal);
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
     const { url, headers } = await this.#requests.sign({ method: "GET", key: this.#full(key) });
-    return { kind: "http", url: url.href, headers, expiresAt: Date.now() + SIGNATURE_LIFE_MS, info };
+    return {
+      kind: "http",
+      url: url.href,
+      headers,
+      expiresAt: Date.now() + SIGNATURE_LIFE_MS,
+      info,
+      etagAskable: true,
+    };
   }
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {

@@ -78,7 +78,15 @@ export type ListOptions = {
  */
 export type ByteSource =
   | { kind: "file"; path: string; info: ObjectInfo }
-  | { kind: "http"; url: string; headers: Record<string, string>; expiresAt: number; info: ObjectInfo };
+  | {
+      kind: "http";
+      url: string;
+      headers: Record<string, string>;
+      expiresAt: number;
+      info: ObjectInfo;
+      /** Whether the server there knows `info.etag` and can be asked with If-Match. */
+      etagAskable: boolean;
+    };
 
 export type ObjectStore = {
   /** What the store was opened with, without anything secret: fit for logs and events. */

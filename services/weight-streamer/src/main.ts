@@ -4,9 +4,10 @@ import { connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
 import { WeightStreamerService } from "@pilotlight/contracts";
 import { openStore } from "@pilotlight/object-store";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
+import { openRangeReader } from "./adapters/open-range-reader.ts";
 import { openSegmentFiles } from "./adapters/segment-files.ts";
 import { config } from "./config.ts";
-import { readRange, WeightCache } from "./domain/index.ts";
+import { WeightCache } from "./domain/index.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
 import { onWeightsWanted } from "./handlers/weights-wanted.ts";
 import { createReporter } from "./reporter.ts";
@@ -30,11 +31,17 @@ await runService({
     });
     context.onStop("segments", segments.close);
     const { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } = settings;
+    const reader = openRangeReader({
+      threads: requestsMax,
+      silenceMs: chunkDeadlineMs,
+      onSlow: (reason) => context.log.warn("weights are read without the native mover: slower", { reason }),
+    });
+    context.onStop("reader", reader.close);
     const cache = new WeightCache({
       openStore,
       segments,
       limits: { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
-      readRange,
+      readRange: reader.readRange,
       revalidateMs,
       now: () => performance.now(),
     });

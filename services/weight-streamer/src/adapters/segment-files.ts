@@ -157,11 +157,13 @@ class SegmentFiles implements SegmentMaker {
       if (statSync(path).ino !== statSync(source.path, { throwIfNoEntry: false })?.ino) return remove();
     }
     const segments = paths.map((path): Segment => {
-      return { path, place: "source", write: () => undefined, seal: () => undefined };
+      return { path, place: "source", descriptor: undefined, write: nothing, filled: nothing, seal: nothing };
     });
     return { segments, bytes: 0, remove };
   }
 }
+
+const nothing = (): void => undefined;
 
 class FileSet implements SegmentSet {
   readonly segments: Segment[] = [];
@@ -187,12 +189,15 @@ class FileSet implements SegmentSet {
     const seal = (): void => {
       if (this.#descriptors.delete(descriptor)) closeSync(descriptor);
     };
-    this.segments.push({
-      path,
-      place: this.#place.kind,
-      write: (data, at) => writeFully(descriptor, data, at),
-      seal,
-    });
+    const filled = (count: number): void => {
+      this.#written += count;
+      this.#place.bytesWritten += count;
+    };
+    const write = (data: Uint8Array, at: number): void => {
+      writeFully(descriptor, data, at);
+      filled(data.byteLength);
+    };
+    this.segments.push({ path, place: this.#place.kind, descriptor, write, filled, seal });
     ftruncateSync(descriptor, bytes);
   }
 

@@ -7,8 +7,12 @@ export type Segment = {
   path: string;
   /** Where the bytes are: counted against the memory limit, on disk, or the source's own file under another name. */
   place: "memory" | "disk" | "source";
+  /** Open for writing until it is sealed; undefined where nothing is to be written. */
+  descriptor: number | undefined;
   /** Writes bytes at an offset. */
   write(bytes: Uint8Array, offset: number): void;
+  /** Tells that this many bytes were written through the descriptor. */
+  filled(bytes: number): void;
   /** Opened segments hold a file descriptor until they are sealed. */
   seal(): void;
 };

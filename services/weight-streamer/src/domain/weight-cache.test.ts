@@ -7,6 +7,7 @@ import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { startVersitygw } from "@pilotlight/object-store/testing";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { openRangeReader } from "../adapters/open-range-reader.ts";
 import { openSegmentFiles, type SegmentFilesOptions } from "../adapters/segment-files.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
 import { readRange } from "./range-reader.ts";
@@ -17,366 +18,383 @@ const MiB = 1024 * 1024;
 const MODEL =
   "generated://llama/tiny?hidden=256&intermediate=1024&headSize=64&heads=4&keyValueHeads=4&layers=5&shardMB=5";
 
-let folder: string;
-let repository: string;
-let server: Server;
-let handle: (request: IncomingMessage, response: ServerResponse, file: string) => void;
-let requests: { method: string; file: string; range: string | undefined }[];
-
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "pilotlight-weights-"));
-  await addModel({ from: MODEL, to: openStore(`file://${folder}/original`) });
-  // A plain web server over a copy of the repository that a test may damage.
-  server = createServer((request, response) => {
-    const file = decodeURIComponent((request.url ?? "/").slice(1));
-    requests.push({ method: request.method ?? "", file, range: request.headers.range });
-    handle(request, response, join(repository, file));
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-});
-afterAll(async () => {
-  server.close();
-  await rm(folder, { recursive: true });
+afterAll(() => native.close());
+const native = openRangeReader({
+  threads: 4,
+  silenceMs: 2000,
+  onSlow: (reason) => {
+    throw new Error(reason);
+  },
 });
 
-let caches: { cache: WeightCache; close: () => void }[];
-let count = 0;
-beforeEach(async () => {
-  repository = join(folder, `repository-${++count}`);
-  await cp(join(folder, "original"), repository, { recursive: true });
-  handle = serveFile;
-  requests = [];
-  caches = [];
-});
-afterEach(async () => {
-  for (const { cache, close } of caches) {
-    await cache.close();
-    close();
-  }
-});
+describe.each([
+  ["plain", readRange],
+  ["native", native.readRange],
+])("with the %s reader", (_reader, rangeReader) => {
+  let folder: string;
+  let repository: string;
+  let server: Server;
+  let handle: (request: IncomingMessage, response: ServerResponse, file: string) => void;
+  let requests: { method: string; file: string; range: string | undefined }[];
 
-const source = () => `http://127.0.0.1:${(server.address() as { port: number }).port}/`;
-const places = () => ({ memory: join(folder, `memory-${count}`), disk: join(folder, `disk-${count}`) });
-
-function makeCache(segments: Partial<SegmentFilesOptions> = {}, options: Partial<WeightCacheOptions> = {}) {
-  const maker = openSegmentFiles({
-    memory: { directory: places().memory, bytesMax: 100 * MiB },
-    disk: { directory: places().disk, bytesMax: 100 * MiB },
-    reserveBytes: 0,
-    ...segments,
-  });
-  const cache = new WeightCache({
-    openStore: (uri) =>
-      openStore(uri, { retry: { attemptsMax: 3, initialDelayMs: 1, delayMsMax: 5 }, idleTimeoutMs: 2000 }),
-    segments: maker,
-    limits: { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 5000, chunkAttemptsMax: 3 },
-    readRange,
-    revalidateMs: 1000,
-    now: () => performance.now(),
-    ...options,
-  });
-  caches.push({ cache, close: () => maker.close() });
-  return cache;
-}
-
-async function drain(lease: Lease): Promise<WeightsEvent[]> {
-  const events: WeightsEvent[] = [];
-  for await (const event of lease.events) events.push(event);
-  return events;
-}
-
-const tensorsOf = (events: WeightsEvent[]) =>
-  events.filter((event): event is TensorReady => event.kind === "tensor");
-const completeOf = (events: WeightsEvent[]) => events.find((event) => event.kind === "complete");
-const weightReads = () =>
-  requests.filter(({ method, file }) => method === "GET" && file.endsWith(".safetensors"));
-const segmentNames = () =>
-  Object.values(places())
-    .flatMap((place) => readdirSync(place))
-    .filter((name) => !name.startsWith("owner"));
-
-/** Every tensor's bytes in its segment equal those in the repository. */
-async function expectRightBytes(events: WeightsEvent[]): Promise<void> {
-  const index = JSON.parse(await readFile(join(folder, "original/model.safetensors.index.json"), "utf8"));
-  const tensors = tensorsOf(events);
-  expect(new Set(tensors.map(({ name }) => name))).toEqual(new Set(Object.keys(index.weight_map)));
-  for (const { name, path, offset, length } of tensors) {
-    const original = readFileSync(join(folder, "original", index.weight_map[name])).subarray(
-      offset,
-      offset + length,
-    );
-    expect(
-      readFileSync(path)
-        .subarray(offset, offset + length)
-        .equals(original),
-      name,
-    ).toBe(true);
-  }
-}
-
-describe("loading", () => {
-  test("gives the small files first, then every tensor with its bytes, then the sum", async () => {
-    const lease = makeCache().load(source());
-    const events = await drain(lease);
-    const [opened] = events;
-    expect(opened).toMatchObject({ kind: "opened", tensorsTotal: 48, cached: false });
-    expect(opened?.kind === "opened" && [...opened.files.keys()]).toContain("tokenizer.json");
-    await expectRightBytes(events);
-    expect(completeOf(events)).toMatchObject({
-      bytesFetched: opened?.kind === "opened" ? opened.bytesTotal : 0,
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "pilotlight-weights-"));
+    await addModel({ from: MODEL, to: openStore(`file://${folder}/original`) });
+    // A plain web server over a copy of the repository that a test may damage.
+    server = createServer((request, response) => {
+      const file = decodeURIComponent((request.url ?? "/").slice(1));
+      requests.push({ method: request.method ?? "", file, range: request.headers.range });
+      handle(request, response, join(repository, file));
     });
-    lease.release();
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   });
-  test("simultaneous replicas share one flight, a later one the bytes", async () => {
-    const cache = makeCache();
-    const first = [cache.load(source()), cache.load(source()), cache.load(source())];
-    const all = await Promise.all(first.map(drain));
-    const reads = weightReads().length;
-    for (const events of all) await expectRightBytes(events);
-    expect(
-      all.filter((events) => (completeOf(events) as { bytesFetched: number }).bytesFetched > 0),
-    ).toHaveLength(1);
-    const later = cache.load(source());
-    const events = await drain(later);
-    expect(events[0]).toMatchObject({ kind: "opened", cached: true });
-    expect(completeOf(events)).toMatchObject({ bytesFetched: 0 });
-    expect(weightReads()).toHaveLength(reads);
-    expect(cache.held()).toMatchObject([{ pins: 4, complete: true }]);
-    for (const lease of [...first, later]) lease.release();
-    expect(cache.held()).toMatchObject([{ pins: 0, complete: true }]);
+  afterAll(async () => {
+    server.close();
+    await rm(folder, { recursive: true });
   });
-  test("a directory on the same file system is mapped where it lies, checked but not copied", async () => {
-    const lease = makeCache().load(`file://${repository}`);
-    const events = await drain(lease);
-    await expectRightBytes(events);
-    expect(completeOf(events)).toMatchObject({ bytesFetched: 0 });
-    expect(segmentNames().every((name) => name.startsWith("linked-"))).toBe(true);
-    lease.release();
+
+  let caches: { cache: WeightCache; close: () => void }[];
+  let count = 0;
+  beforeEach(async () => {
+    repository = join(folder, `repository-${++count}`);
+    await cp(join(folder, "original"), repository, { recursive: true });
+    handle = serveFile;
+    requests = [];
+    caches = [];
   });
-  test("a real S3 server works the same", async () => {
-    const s3 = await startVersitygw();
-    try {
-      const options = { credentials: async () => s3.credentials };
-      await addModel({ from: MODEL, to: openStore(s3.uri("m"), options) });
-      const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(s3.uri("m"));
-      await expectRightBytes(await drain(lease));
-      lease.release();
-    } finally {
-      await s3.stop();
+  afterEach(async () => {
+    for (const { cache, close } of caches) {
+      await cache.close();
+      close();
     }
-  }, 30_000);
-  test("a prefetched model is there without a pin", async () => {
-    const cache = makeCache();
-    await cache.prefetch(source());
-    expect(cache.held()).toMatchObject([{ pins: 0, complete: true }]);
-    expect((await drain(cache.load(source())))[0]).toMatchObject({ cached: true });
   });
-});
 
-describe("room", () => {
-  const bytes = async () => {
-    const cache = makeCache();
-    await cache.prefetch(source());
-    const [held] = cache.held();
-    await cache.close();
-    caches.pop()?.close();
-    return held?.bytes ?? 0;
-  };
-  test("the least recently used unpinned weights go first, pinned ones never", async () => {
-    const size = await bytes();
-    const cache = makeCache({
-      memory: { directory: places().memory, bytesMax: 2.5 * size },
-      disk: { directory: places().disk, bytesMax: 0 },
-    });
-    // Three addresses of the same repository are three sources.
-    handle = (request, response, file) =>
-      serveFile(request, response, file.replace(/\/(one|two|three)\//, "/"));
-    const [one, two, three] = ["one", "two", "three"].map((part) => `${source()}${part}`) as [
-      string,
-      string,
-      string,
-    ];
-    const pinned = cache.load(one);
-    await drain(pinned);
-    await cache.prefetch(two);
-    await cache.prefetch(three);
-    expect(cache.held().map((held) => held.source)).toEqual([one, three]);
-    expect(cache.usage().bytesUsed).toBe(2 * size);
-    const alsoPinned = cache.load(three);
-    await drain(alsoPinned);
-    await expect(cache.prefetch(two)).rejects.toMatchObject({ code: "resourceExhausted" });
-    pinned.release();
-    await cache.prefetch(two);
-    expect(cache.held().map((held) => held.source)).toEqual([three, two]);
-    alsoPinned.release();
-  });
-  test("too little shared memory falls back to disk, and says so", async () => {
-    const told: string[] = [];
-    const cache = makeCache({
-      memory: { directory: places().memory, bytesMax: MiB },
-      onFallback: (reason) => told.push(reason),
-    });
-    const lease = cache.load(source());
-    const events = await drain(lease);
-    await expectRightBytes(events);
-    expect(tensorsOf(events)[0]?.path).toContain(places().disk);
-    expect(told).toEqual([expect.stringContaining("at most 1048576")]);
-    lease.release();
-  });
-  test("no room anywhere names both places and a remedy", async () => {
-    const cache = makeCache({
-      memory: { directory: places().memory, bytesMax: MiB },
-      disk: { directory: places().disk, bytesMax: MiB },
-    });
-    const failed = cache.prefetch(source());
-    await expect(failed).rejects.toMatchObject({ code: "resourceExhausted", remedy: expect.any(String) });
-    expect(segmentNames()).toEqual([]);
-  });
-  test("a full file system is no room", async () => {
-    const cache = makeCache({ reserveBytes: 2 ** 60 });
-    await expect(cache.prefetch(source())).rejects.toThrow("bytes free");
-  });
-});
+  const source = () => `http://127.0.0.1:${(server.address() as { port: number }).port}/`;
+  const places = () => ({ memory: join(folder, `memory-${count}`), disk: join(folder, `disk-${count}`) });
 
-describe("a changing source", () => {
-  test("a file replaced during the load is an error, not a mixture", async () => {
-    let served = 0;
-    handle = (request, response, file) => {
-      if (file.endsWith("00002-of-00003.safetensors") && request.method === "GET" && ++served === 2) {
-        return serveFile(request, response, file, `"replaced"`);
+  function makeCache(segments: Partial<SegmentFilesOptions> = {}, options: Partial<WeightCacheOptions> = {}) {
+    const maker = openSegmentFiles({
+      memory: { directory: places().memory, bytesMax: 100 * MiB },
+      disk: { directory: places().disk, bytesMax: 100 * MiB },
+      reserveBytes: 0,
+      ...segments,
+    });
+    const cache = new WeightCache({
+      openStore: (uri) =>
+        openStore(uri, { retry: { attemptsMax: 3, initialDelayMs: 1, delayMsMax: 5 }, idleTimeoutMs: 2000 }),
+      segments: maker,
+      limits: { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 5000, chunkAttemptsMax: 3 },
+      readRange: rangeReader,
+      revalidateMs: 1000,
+      now: () => performance.now(),
+      ...options,
+    });
+    caches.push({ cache, close: () => maker.close() });
+    return cache;
+  }
+
+  async function drain(lease: Lease): Promise<WeightsEvent[]> {
+    const events: WeightsEvent[] = [];
+    for await (const event of lease.events) events.push(event);
+    return events;
+  }
+
+  const tensorsOf = (events: WeightsEvent[]) =>
+    events.filter((event): event is TensorReady => event.kind === "tensor");
+  const completeOf = (events: WeightsEvent[]) => events.find((event) => event.kind === "complete");
+  const weightReads = () =>
+    requests.filter(({ method, file }) => method === "GET" && file.endsWith(".safetensors"));
+  const segmentNames = () =>
+    Object.values(places())
+      .flatMap((place) => readdirSync(place))
+      .filter((name) => !name.startsWith("owner"));
+
+  /** Every tensor's bytes in its segment equal those in the repository. */
+  async function expectRightBytes(events: WeightsEvent[]): Promise<void> {
+    const index = JSON.parse(await readFile(join(folder, "original/model.safetensors.index.json"), "utf8"));
+    const tensors = tensorsOf(events);
+    expect(new Set(tensors.map(({ name }) => name))).toEqual(new Set(Object.keys(index.weight_map)));
+    for (const { name, path, offset, length } of tensors) {
+      const original = readFileSync(join(folder, "original", index.weight_map[name])).subarray(
+        offset,
+        offset + length,
+      );
+      expect(
+        readFileSync(path)
+          .subarray(offset, offset + length)
+          .equals(original),
+        name,
+      ).toBe(true);
+    }
+  }
+
+  describe("loading", () => {
+    test("gives the small files first, then every tensor with its bytes, then the sum", async () => {
+      const lease = makeCache().load(source());
+      const events = await drain(lease);
+      const [opened] = events;
+      expect(opened).toMatchObject({ kind: "opened", tensorsTotal: 48, cached: false });
+      expect(opened?.kind === "opened" && [...opened.files.keys()]).toContain("tokenizer.json");
+      await expectRightBytes(events);
+      expect(completeOf(events)).toMatchObject({
+        bytesFetched: opened?.kind === "opened" ? opened.bytesTotal : 0,
+      });
+      lease.release();
+    });
+    test("simultaneous replicas share one flight, a later one the bytes", async () => {
+      const cache = makeCache();
+      const first = [cache.load(source()), cache.load(source()), cache.load(source())];
+      const all = await Promise.all(first.map(drain));
+      const reads = weightReads().length;
+      for (const events of all) await expectRightBytes(events);
+      expect(
+        all.filter((events) => (completeOf(events) as { bytesFetched: number }).bytesFetched > 0),
+      ).toHaveLength(1);
+      const later = cache.load(source());
+      const events = await drain(later);
+      expect(events[0]).toMatchObject({ kind: "opened", cached: true });
+      expect(completeOf(events)).toMatchObject({ bytesFetched: 0 });
+      expect(weightReads()).toHaveLength(reads);
+      expect(cache.held()).toMatchObject([{ pins: 4, complete: true }]);
+      for (const lease of [...first, later]) lease.release();
+      expect(cache.held()).toMatchObject([{ pins: 0, complete: true }]);
+    });
+    test("a directory on the same file system is mapped where it lies, checked but not copied", async () => {
+      const lease = makeCache().load(`file://${repository}`);
+      const events = await drain(lease);
+      await expectRightBytes(events);
+      expect(completeOf(events)).toMatchObject({ bytesFetched: 0 });
+      expect(segmentNames().every((name) => name.startsWith("linked-"))).toBe(true);
+      lease.release();
+    });
+    test("a real S3 server works the same", async () => {
+      const s3 = await startVersitygw();
+      try {
+        const options = { credentials: async () => s3.credentials };
+        await addModel({ from: MODEL, to: openStore(s3.uri("m"), options) });
+        const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(s3.uri("m"));
+        await expectRightBytes(await drain(lease));
+        lease.release();
+      } finally {
+        await s3.stop();
       }
-      serveFile(request, response, file);
-    };
-    await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code: "preconditionFailed" });
-    expect(segmentNames()).toEqual([]);
-  });
-  test("held weights are not served for a source that has other objects now", async () => {
-    const cache = makeCache();
-    await cache.prefetch(source());
-    await writeFile(join(repository, "config.json"), "{}");
-    const events = await drain(cache.load(source()));
-    expect(events[0]).toMatchObject({ cached: false });
-    expect(
-      events[0]?.kind === "opened" && Buffer.from(events[0].files.get("config.json") ?? []).toString(),
-    ).toBe("{}");
-    expect(cache.held()).toHaveLength(1);
-  });
-  test("held weights are served when the source cannot be asked", async () => {
-    const cache = makeCache();
-    await cache.prefetch(source());
-    handle = (_request, response) => response.writeHead(503).end();
-    expect((await drain(cache.load(source())))[0]).toMatchObject({ cached: true });
-  });
-});
-
-describe("faults of the source", () => {
-  test("cut connections and 503s are gone over", async () => {
-    let broken = 0;
-    handle = (request, response, file) => {
-      const weights = request.method === "GET" && file.endsWith(".safetensors");
-      if (weights && broken++ % 3 === 1) return void response.writeHead(503, { "retry-after": "0" }).end();
-      if (weights && broken % 3 === 2) return cutShort(request, response, file);
-      serveFile(request, response, file);
-    };
-    await expectRightBytes(await drain(makeCache().load(source())));
-  });
-  test("a flipped bit is asked for again; one that stays is refused before any tensor of its block", async () => {
-    let flips = 1;
-    handle = (request, response, file) => {
-      const flip = request.headers.range === "bytes=0-4194303" && file.includes("00001") && flips-- > 0;
-      serveFile(request, response, file, undefined, flip ? 100_000 : undefined);
-    };
-    await expectRightBytes(await drain(makeCache().load(source())));
-    flips = 99;
-    const { cache } = caches[0] as { cache: WeightCache };
-    await writeFile(join(repository, "config.json"), "{ }");
-    await expect(cache.prefetch(source())).rejects.toMatchObject({ code: "corrupt" });
-    await expect(cache.prefetch(source())).rejects.toThrow("block 0 does not match its checksum");
-  });
-  test.each([
-    [404, "notFound"],
-    [403, "permissionDenied"],
-    [416, "invalidArgument"],
-    [503, "unavailable"],
-  ])("status %d is %s", async (status, code) => {
-    handle = (request, response, file) => {
-      if (file.endsWith(".safetensors") && request.method === "GET")
-        return void response.writeHead(status).end();
-      serveFile(request, response, file);
-    };
-    await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code });
-  });
-  test("a server that stops sending is given up after the deadline", async () => {
-    handle = (request, response, file) => {
-      if (
-        !file.endsWith(".safetensors") ||
-        request.headers.range?.startsWith("bytes=0-262143") ||
-        request.method === "HEAD"
-      ) {
-        return serveFile(request, response, file);
-      }
-      response.writeHead(206, headersFor(request, file).headers);
-      response.write(Buffer.alloc(10));
-    };
-    const limits = { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 200, chunkAttemptsMax: 2 };
-    await expect(makeCache({}, { limits }).prefetch(source())).rejects.toMatchObject({
-      code: "deadlineExceeded",
+    }, 30_000);
+    test("a prefetched model is there without a pin", async () => {
+      const cache = makeCache();
+      await cache.prefetch(source());
+      expect(cache.held()).toMatchObject([{ pins: 0, complete: true }]);
+      expect((await drain(cache.load(source())))[0]).toMatchObject({ cached: true });
     });
-    expect(segmentNames()).toEqual([]);
   });
-  test.each([
-    ["a truncated shard", (path: string) => truncate(path, 1_000_000), "truncated|record says"],
-    ["a lying header", (path: string) => overwrite(path, 8, "}"), "header"],
-    ["a header length past the end", (path: string) => overwrite(path, 7, "\x7f"), "claims"],
-  ])("%s is refused by name before anything is loaded", async (_name, damage, message) => {
-    await rm(join(repository, "pilotlight.json"));
-    await damage(join(repository, "model-00002-of-00003.safetensors"));
-    const failed = makeCache().prefetch(source());
-    await expect(failed).rejects.toMatchObject({ code: "corrupt", message: expect.stringMatching(message) });
-    await expect(failed).rejects.toThrow("model-00002-of-00003.safetensors");
-  });
-  test("an index that disagrees with its shards is refused", async () => {
-    const path = join(repository, "model.safetensors.index.json");
-    const text = await readFile(path, "utf8");
-    await writeFile(path, text.replace('"model.norm.weight"', '"model.norm.height"'));
-    await expect(makeCache().prefetch(source())).rejects.toThrow("shard index");
-  });
-  test("a folder without weights is notFound", async () => {
-    await mkdir(join(folder, "empty"), { recursive: true });
-    repository = join(folder, "empty");
-    await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code: "notFound" });
-  });
-});
 
-describe("letting go", () => {
-  test("the last lease of an unfinished flight cancels it and frees everything", async () => {
-    const reached = Promise.withResolvers<void>();
-    handle = (request, response, file) => {
-      if (request.headers.range?.startsWith("bytes=4194304")) return void reached.resolve(); // and never answers
-      serveFile(request, response, file);
+  describe("room", () => {
+    const bytes = async () => {
+      const cache = makeCache();
+      await cache.prefetch(source());
+      const [held] = cache.held();
+      await cache.close();
+      caches.pop()?.close();
+      return held?.bytes ?? 0;
     };
-    const cache = makeCache();
-    const [one, two] = [cache.load(source()), cache.load(source())];
-    const reading = [drain(one), drain(two)];
-    await reached.promise;
-    one.release();
-    await expect(reading[0]).rejects.toMatchObject({ code: "cancelled" });
-    expect(cache.held()).toMatchObject([{ pins: 1 }]);
-    two.release();
-    two.release();
-    await expect(reading[1]).rejects.toMatchObject({ code: "cancelled" });
-    await expect.poll(segmentNames).toEqual([]);
-    expect(cache.held()).toEqual([]);
-    expect(cache.usage().bytesUsed).toBe(0);
+    test("the least recently used unpinned weights go first, pinned ones never", async () => {
+      const size = await bytes();
+      const cache = makeCache({
+        memory: { directory: places().memory, bytesMax: 2.5 * size },
+        disk: { directory: places().disk, bytesMax: 0 },
+      });
+      // Three addresses of the same repository are three sources.
+      handle = (request, response, file) =>
+        serveFile(request, response, file.replace(/\/(one|two|three)\//, "/"));
+      const [one, two, three] = ["one", "two", "three"].map((part) => `${source()}${part}`) as [
+        string,
+        string,
+        string,
+      ];
+      const pinned = cache.load(one);
+      await drain(pinned);
+      await cache.prefetch(two);
+      await cache.prefetch(three);
+      expect(cache.held().map((held) => held.source)).toEqual([one, three]);
+      expect(cache.usage().bytesUsed).toBe(2 * size);
+      const alsoPinned = cache.load(three);
+      await drain(alsoPinned);
+      await expect(cache.prefetch(two)).rejects.toMatchObject({ code: "resourceExhausted" });
+      pinned.release();
+      await cache.prefetch(two);
+      expect(cache.held().map((held) => held.source)).toEqual([three, two]);
+      alsoPinned.release();
+    });
+    test("too little shared memory falls back to disk, and says so", async () => {
+      const told: string[] = [];
+      const cache = makeCache({
+        memory: { directory: places().memory, bytesMax: MiB },
+        onFallback: (reason) => told.push(reason),
+      });
+      const lease = cache.load(source());
+      const events = await drain(lease);
+      await expectRightBytes(events);
+      expect(tensorsOf(events)[0]?.path).toContain(places().disk);
+      expect(told).toEqual([expect.stringContaining("at most 1048576")]);
+      lease.release();
+    });
+    test("no room anywhere names both places and a remedy", async () => {
+      const cache = makeCache({
+        memory: { directory: places().memory, bytesMax: MiB },
+        disk: { directory: places().disk, bytesMax: MiB },
+      });
+      const failed = cache.prefetch(source());
+      await expect(failed).rejects.toMatchObject({ code: "resourceExhausted", remedy: expect.any(String) });
+      expect(segmentNames()).toEqual([]);
+    });
+    test("a full file system is no room", async () => {
+      const cache = makeCache({ reserveBytes: 2 ** 60 });
+      await expect(cache.prefetch(source())).rejects.toThrow("bytes free");
+    });
   });
-  test("one owner at a time, and the next removes what a killed one left", async () => {
-    const directory = places().memory;
-    makeCache();
-    expect(() => makeCache()).toThrow(expect.objectContaining({ code: "alreadyExists" }));
-    caches.pop()?.close();
-    await writeFile(join(directory, "weights-77"), "left over");
-    makeCache();
-    expect(existsSync(join(directory, "weights-77"))).toBe(false);
+
+  describe("a changing source", () => {
+    test("a file replaced during the load is an error, not a mixture", async () => {
+      let served = 0;
+      handle = (request, response, file) => {
+        if (file.endsWith("00002-of-00003.safetensors") && request.method === "GET" && ++served >= 2) {
+          return serveFile(request, response, file, `"replaced"`);
+        }
+        serveFile(request, response, file);
+      };
+      await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code: "preconditionFailed" });
+      expect(segmentNames()).toEqual([]);
+    });
+    test("held weights are not served for a source that has other objects now", async () => {
+      const cache = makeCache();
+      await cache.prefetch(source());
+      await writeFile(join(repository, "config.json"), "{}");
+      const events = await drain(cache.load(source()));
+      expect(events[0]).toMatchObject({ cached: false });
+      expect(
+        events[0]?.kind === "opened" && Buffer.from(events[0].files.get("config.json") ?? []).toString(),
+      ).toBe("{}");
+      expect(cache.held()).toHaveLength(1);
+    });
+    test("held weights are served when the source cannot be asked", async () => {
+      const cache = makeCache();
+      await cache.prefetch(source());
+      handle = (_request, response) => response.writeHead(503).end();
+      expect((await drain(cache.load(source())))[0]).toMatchObject({ cached: true });
+    });
+  });
+
+  describe("faults of the source", () => {
+    test("cut connections and 503s are gone over", async () => {
+      let broken = 0;
+      handle = (request, response, file) => {
+        const weights = request.method === "GET" && file.endsWith(".safetensors");
+        if (weights && broken++ % 3 === 1) return void response.writeHead(503, { "retry-after": "0" }).end();
+        if (weights && broken % 3 === 2) return cutShort(request, response, file);
+        serveFile(request, response, file);
+      };
+      await expectRightBytes(await drain(makeCache().load(source())));
+    });
+    test("a flipped bit is asked for again; one that stays is refused before any tensor of its block", async () => {
+      let flips = 1;
+      handle = (request, response, file) => {
+        const flip = request.headers.range === "bytes=0-4194303" && file.includes("00001") && flips-- > 0;
+        serveFile(request, response, file, undefined, flip ? 100_000 : undefined);
+      };
+      await expectRightBytes(await drain(makeCache().load(source())));
+      flips = 99;
+      const { cache } = caches[0] as { cache: WeightCache };
+      await writeFile(join(repository, "config.json"), "{ }");
+      await expect(cache.prefetch(source())).rejects.toMatchObject({ code: "corrupt" });
+      await expect(cache.prefetch(source())).rejects.toThrow("block 0 does not match its checksum");
+    });
+    test.each([
+      [404, "notFound"],
+      [403, "permissionDenied"],
+      [416, "invalidArgument"],
+      [503, "unavailable"],
+    ])("status %d is %s", async (status, code) => {
+      handle = (request, response, file) => {
+        if (file.endsWith(".safetensors") && request.method === "GET")
+          return void response.writeHead(status).end();
+        serveFile(request, response, file);
+      };
+      await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code });
+    });
+    test("a server that stops sending is given up after the deadline", async () => {
+      handle = (request, response, file) => {
+        if (
+          !file.endsWith(".safetensors") ||
+          request.headers.range?.startsWith("bytes=0-262143") ||
+          request.method === "HEAD"
+        ) {
+          return serveFile(request, response, file);
+        }
+        response.writeHead(206, headersFor(request, file).headers);
+        response.write(Buffer.alloc(10));
+      };
+      const limits = { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 200, chunkAttemptsMax: 2 };
+      await expect(makeCache({}, { limits }).prefetch(source())).rejects.toMatchObject({
+        code: "deadlineExceeded",
+      });
+      expect(segmentNames()).toEqual([]);
+    });
+    test.each([
+      ["a truncated shard", (path: string) => truncate(path, 1_000_000), "truncated|record says"],
+      ["a lying header", (path: string) => overwrite(path, 8, "}"), "header"],
+      ["a header length past the end", (path: string) => overwrite(path, 7, "\x7f"), "claims"],
+    ])("%s is refused by name before anything is loaded", async (_name, damage, message) => {
+      await rm(join(repository, "pilotlight.json"));
+      await damage(join(repository, "model-00002-of-00003.safetensors"));
+      const failed = makeCache().prefetch(source());
+      await expect(failed).rejects.toMatchObject({
+        code: "corrupt",
+        message: expect.stringMatching(message),
+      });
+      await expect(failed).rejects.toThrow("model-00002-of-00003.safetensors");
+    });
+    test("an index that disagrees with its shards is refused", async () => {
+      const path = join(repository, "model.safetensors.index.json");
+      const text = await readFile(path, "utf8");
+      await writeFile(path, text.replace('"model.norm.weight"', '"model.norm.height"'));
+      await expect(makeCache().prefetch(source())).rejects.toThrow("shard index");
+    });
+    test("a folder without weights is notFound", async () => {
+      await mkdir(join(folder, "empty"), { recursive: true });
+      repository = join(folder, "empty");
+      await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code: "notFound" });
+    });
+  });
+
+  describe("letting go", () => {
+    test("the last lease of an unfinished flight cancels it and frees everything", async () => {
+      const reached = Promise.withResolvers<void>();
+      handle = (request, response, file) => {
+        if (request.headers.range?.startsWith("bytes=4194304")) return void reached.resolve(); // and never answers
+        serveFile(request, response, file);
+      };
+      const cache = makeCache();
+      const [one, two] = [cache.load(source()), cache.load(source())];
+      const reading = [drain(one), drain(two)];
+      await reached.promise;
+      one.release();
+      await expect(reading[0]).rejects.toMatchObject({ code: "cancelled" });
+      expect(cache.held()).toMatchObject([{ pins: 1 }]);
+      two.release();
+      two.release();
+      await expect(reading[1]).rejects.toMatchObject({ code: "cancelled" });
+      await expect.poll(segmentNames).toEqual([]);
+      expect(cache.held()).toEqual([]);
+      expect(cache.usage().bytesUsed).toBe(0);
+    });
+    test("one owner at a time, and the next removes what a killed one left", async () => {
+      const directory = places().memory;
+      makeCache();
+      expect(() => makeCache()).toThrow(expect.objectContaining({ code: "alreadyExists" }));
+      caches.pop()?.close();
+      await writeFile(join(directory, "weights-77"), "left over");
+      makeCache();
+      expect(existsSync(join(directory, "weights-77"))).toBe(false);
+    });
   });
 });
 

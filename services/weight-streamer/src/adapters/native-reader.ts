@@ -1,0 +1,68 @@
+// Reads ranges with the native mover where a store's objects lie behind HTTP, and in the plain way for everything
+// else: files, and answers that need more than bytes to be moved (redirects, expired signatures, errors to be named).
+import { PlatformError } from "@pilotlight/errors";
+import type { ByteSource, ObjectStore } from "@pilotlight/object-store";
+import type { Mover } from "@pilotlight/streamer";
+import type { BlockChecksums } from "../domain/checksums.ts";
+import type { RangeReader, RangeRequest } from "../domain/ports.ts";
+
+/** `fallback` is the reader that works for everything. */
+export function createNativeReader(mover: Mover, fallback: RangeReader): RangeReader {
+  const sources = new WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>();
+  return async (store, request, segment, signal) => {
+    const { descriptor } = segment;
+    const source = descriptor === undefined ? undefined : await located(sources, store, request.key);
+    if (source?.kind !== "http" || descriptor === undefined) return fallback(store, request, segment, signal);
+    const { etag, key, offset, length } = request;
+    if (source.info.etag !== etag) {
+      throw new PlatformError("preconditionFailed", `${key} was replaced while it was loaded`, {
+        remedy: "Start the load again.",
+      });
+    }
+    const outcome = await mover.move(
+      {
+        url: new URL(source.url),
+        headers: source.headers,
+        etag: source.etagAskable ? etag : null,
+        offset,
+        length,
+        file: descriptor,
+        checksums: request.checksums === undefined ? null : blocksOf(request, request.checksums),
+      },
+      signal,
+    );
+    if (outcome.kind === "otherAnswer") return fallback(store, request, segment, signal);
+    segment.filled(length);
+  };
+}
+
+/** Where the key is; asked once for all that want it, and again shortly before it expires. */
+async function located(
+  sources: WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>,
+  store: ObjectStore,
+  key: string,
+): Promise<ByteSource> {
+  let byKey = sources.get(store);
+  if (byKey === undefined) {
+    byKey = new Map();
+    sources.set(store, byKey);
+  }
+  while (true) {
+    const known = byKey.get(key);
+    const source = await known?.catch(() => undefined);
+    if (source !== undefined && (source.kind === "file" || Date.now() < source.expiresAt)) return source;
+    // Whoever comes first asks; the others look again.
+    if (byKey.get(key) !== known) continue;
+    const asked = store.locate(key);
+    byKey.set(key, asked);
+    return asked;
+  }
+}
+
+function blocksOf({ offset, length }: RangeRequest, checksums: BlockChecksums) {
+  const first = offset / checksums.blockBytes;
+  const blocks = Uint32Array.from({ length: Math.ceil(length / checksums.blockBytes) }, (_, i) => {
+    return Number.parseInt(checksums.blocks.slice((first + i) * 8, (first + i + 1) * 8), 16);
+  });
+  return { blockBytes: checksums.blockBytes, blocks };
+}

@@ -1,0 +1,20 @@
+// The fastest reader that this machine has: native where the addon is built, else the plain one, and said so.
+import { PlatformError } from "@pilotlight/errors";
+import { createMover, type MoverOptions } from "@pilotlight/streamer";
+import type { RangeReader } from "../domain/ports.ts";
+import { readRange } from "../domain/range-reader.ts";
+import { createNativeReader } from "./native-reader.ts";
+
+export type OpenedReader = { readRange: RangeReader; close(): void };
+
+/** `onSlow` is told why the native mover is not there. */
+export function openRangeReader(options: MoverOptions & { onSlow: (reason: string) => void }): OpenedReader {
+  try {
+    const mover = createMover(options);
+    return { readRange: createNativeReader(mover, readRange), close: () => mover.close() };
+  } catch (error) {
+    if (!(error instanceof PlatformError) || error.code !== "preconditionFailed") throw error;
+    options.onSlow(error.message);
+    return { readRange, close: () => undefined };
+  }
+}
