@@ -20,12 +20,8 @@ export function checkKey(key: string): void {
   }
 }
 
-/** As `checkKey`, for a folder-like prefix given without its last slash. */
-export function checkPrefix(prefix: string): void {
-  checkKey(prefix);
-}
-
-function keyProblem(key: string): string | undefined {
+/** Why `key` is not a plain relative path; undefined when it is one. */
+export function keyProblem(key: string): string | undefined {
   if (key === "") return "is empty";
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
   if (/[\u0000-\u001f\u007f]/.test(key)) return "has control characters";

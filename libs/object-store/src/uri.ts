@@ -7,7 +7,7 @@
 import { isAbsolute, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { PlatformError } from "@pilotlight/errors";
-import { checkPrefix } from "./keys.ts";
+import { keyProblem } from "./keys.ts";
 
 export type StoreUri =
   | { scheme: "file"; directory: string }
@@ -182,7 +182,8 @@ function boolean(text: string | undefined, name: string): boolean | undefined {
 function folder(path: string): string {
   const trimmed = path.replace(/^\/+|\/+$/g, "");
   if (trimmed === "") return "";
-  checkPrefix(trimmed);
+  const problem = keyProblem(trimmed);
+  if (problem !== undefined) throw invalid(`has a prefix that ${problem}`, "Use a plain path.");
   return `${trimmed}/`;
 }
 
