@@ -95,6 +95,12 @@ export function controlClient(options: ControlClientOptions) {
     rollouts: (application?: string) => ask(z.array(rollout), "/v1/rollouts", { query: { application } }),
     nodes: () => ask(z.array(node), "/v1/nodes"),
     images: () => ask(z.array(image), "/v1/images"),
+    /** Has an image converted; its progress is in `images`. */
+    convertImage: (reference: string, platform?: string) =>
+      ask(image, "/v1/images", {
+        method: "POST",
+        body: { type: "application/json", text: JSON.stringify({ image: reference, platform }) },
+      }),
     weights: () => ask(z.array(weights), "/v1/weights"),
     decisions: (query: { application?: string | undefined; limit?: number | undefined }) =>
       ask(z.array(decision), "/v1/decisions", { query }),

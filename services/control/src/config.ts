@@ -16,6 +16,10 @@ export const config = defineConfig("control", {
     undefined,
     "The platform's bucket; `bucket://x` in application files means `<bucketUri>/x`.",
   ),
+  workerImage: text(
+    "",
+    "What `pilotlight://worker` stands for, to convert it ahead; empty: it is converted when the first node needs it.",
+  ),
   imagePlatform: text("linux/amd64", "Platform for which images are converted ahead."),
   imageConverterAddress: text("127.0.0.1:7462", "gRPC address of the image converter."),
   autoscalerAddress: text("127.0.0.1:7464", "gRPC address of the autoscaler."),

@@ -43,6 +43,7 @@ beforeAll(async () => {
     NATS_URL: nats.url,
     POSTGRES_URL: await postgres.database(),
     HTTP_PORT: String(httpPort),
+    WORKER_IMAGE: "oci:///images/worker:1",
     BUCKET_URI: "s3://models-bucket/prefix?endpoint=http://127.0.0.1:9000",
     // Nobody listens there: what control can do without its peers is what these tests are about.
     AUTOSCALER_ADDRESS: "127.0.0.1:1",
@@ -129,7 +130,8 @@ describe("deploying", () => {
     expect(request?.spec?.deployments[0]?.engine?.kind.case).toBe("embedded");
     expect(request?.spec?.deployments[0]?.rollout?.gates?.samplesMin).toBe(20);
     expect(heard).toContainEqual({ name: "versionCreated", application: "one" });
-    expect(wantedImages).toContain("pilotlight://worker");
+    expect(wantedImages).toContain("oci:///images/worker:1");
+    expect(request?.spec?.deployments[0]?.image).toBe("pilotlight://worker");
   });
   test("the same file again changes nothing, even in another order and with comments", async () => {
     await deploy(file("same"));
@@ -265,6 +267,19 @@ describe("the read model", () => {
     await expect.poll(async () => (await client.application("lonely")).deployments[0]?.ready).toBe(0);
     expect((await client.replica("lonely-main-v1-a")).goneReason).toBe("nodeLost");
     expect((await client.nodes())[0]?.state).toBe("lost");
+  });
+  test("an image can be converted ahead", async () => {
+    expect(await client.convertImage("oci:///images/other:1")).toMatchObject({ state: "wanted" });
+    await expect.poll(() => wantedImages).toContain("oci:///images/other:1");
+    await publish(bus, EVENTS.imageFailed, {
+      image: "oci:///images/other:1",
+      platform: "linux/amd64",
+      failure: { code: "notFound", message: "not there", remedy: "" },
+    });
+    await expect
+      .poll(async () => (await client.images()).find((one) => one.image === "oci:///images/other:1"))
+      .toMatchObject({ state: "failed", failure: { code: "notFound" } });
+    await expect(client.convertImage("worker")).rejects.toMatchObject({ code: "invalidArgument" });
   });
   test("traffic, decisions about scale, images and weights are shown", async () => {
     await deploy(file("glance"));

@@ -37,7 +37,7 @@ await runService({
     const door = await createApiDoor({ requestTimeoutMs: config.requestTimeoutMs, token });
     applicationRoutes(door, world, config);
     replicaRoutes(door, world);
-    statusRoutes(door, world, peers);
+    statusRoutes(door, world, config, peers);
     decisionRoutes(door, peers);
     streamRoutes(door, bus, peers, config);
     door.get("/v1/openapi.json", { schema: { hide: true } }, () => door.swagger());

@@ -17,7 +17,7 @@ import {
 } from "../store/applications.ts";
 import { noteImageWanted } from "../store/artifacts.ts";
 
-export type DeploySettings = { bucketUri: string; imagePlatform: string };
+export type DeploySettings = { bucketUri: string; imagePlatform: string; workerImage: string };
 
 /** Makes the next version of an application and asks for it. Throws `alreadyExists` when a model's name is taken. */
 export function deploy(
@@ -57,7 +57,7 @@ export function deploy(
       specDigest: digest,
       createdAt: timestampFromMs(now),
     });
-    for (const image of new Set(application.deployments.map((one) => one.image))) {
+    for (const image of imagesOf(application, settings.workerImage)) {
       await noteImageWanted(tx, imageWantedView(image, settings.imagePlatform, now));
       publish(EVENTS.imageWanted, { image, platform: settings.imagePlatform });
     }
@@ -70,6 +70,14 @@ export function deploy(
     return { ...result, outcome: "created", version };
   });
 }
+
+/** The images to convert ahead. What the platform's own stands for may be known to the nodes only. */
+function imagesOf(application: Application, workerImage: string): Set<string> {
+  const images = application.deployments.map(({ image }) => (image === WORKER_IMAGE ? workerImage : image));
+  return new Set(images.filter((image) => image !== ""));
+}
+
+const WORKER_IMAGE = "pilotlight://worker";
 
 /** Gateways route by the model's name, so two applications cannot have the same one. */
 async function refuseTakenModels(tx: Transaction, application: Application): Promise<void> {

@@ -8,6 +8,12 @@ export const saveImage = (tx: Transaction, view: ImageView) => tx`
   on conflict (image, platform) do update set view = excluded.view, updated_at = excluded.updated_at
   where image.updated_at <= excluded.updated_at`;
 
+/** Notes that an image is to be converted (again), whatever is known of it. */
+export const noteImageAsked = (tx: Transaction, view: ImageView) => tx`
+  insert into image (image, platform, view, updated_at)
+  values (${view.image}, ${view.platform}, ${tx.json(view)}, ${new Date(view.updatedAt)})
+  on conflict (image, platform) do update set view = excluded.view, updated_at = excluded.updated_at`;
+
 /** Notes that an image is wanted, unless it is usable already. */
 export const noteImageWanted = (tx: Transaction, view: ImageView) => tx`
   insert into image (image, platform, view, updated_at)

@@ -1,17 +1,27 @@
 // The platform at a glance, and its parts one by one.
+
+import { EVENTS } from "@pilotlight/contracts";
 import { image, node, rollout, status, weights } from "@pilotlight/control-api";
+import { PlatformError } from "@pilotlight/errors";
+import { parseImage } from "@pilotlight/spec";
 import { z } from "zod";
 import type { Peers } from "../../adapters/peers.ts";
+import { imageWantedView } from "../../domain/views.ts";
 import type { World } from "../../domain/world.ts";
 import { showApplications } from "../../operations/show-applications.ts";
-import { listImages, listWeights } from "../../store/artifacts.ts";
+import { listImages, listWeights, noteImageAsked } from "../../store/artifacts.ts";
 import { listRollouts } from "../../store/rollouts.ts";
 import { type ApiDoor, ERRORS } from "./door.ts";
 
 const ROWS_MAX = 1_000;
 
-export function statusRoutes(door: ApiDoor, world: World, peers: Pick<Peers, "probe">): void {
-  const { store, live, now } = world;
+export function statusRoutes(
+  door: ApiDoor,
+  world: World,
+  settings: { imagePlatform: string },
+  peers: Pick<Peers, "probe">,
+): void {
+  const { store, outbox, live, now } = world;
   const images = async () =>
     (await listImages(store.sql, ROWS_MAX)).map((view) => live.withProgress(view, now()));
   const loads = async () => live.withLoading(await listWeights(store.sql, ROWS_MAX), now());
@@ -45,6 +55,28 @@ export function statusRoutes(door: ApiDoor, world: World, peers: Pick<Peers, "pr
     "/v1/images",
     { schema: { summary: "Images, newest first.", response: { 200: z.array(image), ...ERRORS } } },
     images,
+  );
+  door.post(
+    "/v1/images",
+    {
+      schema: {
+        summary: "Has an image converted, ahead of any deployment.",
+        body: z.object({ image: z.string().max(1_024), platform: z.string().max(128).optional() }),
+        response: { 202: image, ...ERRORS },
+      },
+    },
+    async ({ body }, reply) => {
+      const parsed = parseImage(body.image);
+      if (parsed.kind === "invalid") {
+        throw new PlatformError("invalidArgument", `the image ${parsed.why}`, { field: "image" });
+      }
+      const view = imageWantedView(body.image, body.platform ?? settings.imagePlatform, now());
+      await outbox.transaction(async (tx, publish) => {
+        await noteImageAsked(tx, view);
+        publish(EVENTS.imageWanted, { image: view.image, platform: view.platform });
+      });
+      return reply.status(202).send(view);
+    },
   );
   door.get(
     "/v1/weights",
