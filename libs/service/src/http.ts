@@ -29,6 +29,8 @@ export function createHttpDoor(options: HttpDoorOptions): FastifyInstance {
     bodyLimit: options.bodyBytesMax,
     requestTimeout: options.requestTimeoutMs,
     forceCloseConnections: "idle",
+    // A request that still comes on an open connection while the service stops is answered like any other.
+    return503OnClosing: false,
     genReqId: (request) => {
       const given = request.headers[REQUEST_ID_HEADER];
       return isRequestId(given) ? given : `req-${randomUUID()}`;
