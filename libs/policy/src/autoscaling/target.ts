@@ -14,7 +14,8 @@ import type { AutoscalingConfig, AutoscalingReason, AutoscalingState } from "./t
 export type TargetDecision = {
   state: AutoscalingState;
   target: number;
-  wanted: number;
+  /** Replicas for the demand, before delays and limits. */
+  needed: number;
   reason: AutoscalingReason;
   wakeAt: Instant | null;
 };
@@ -31,9 +32,10 @@ export function decideTarget(
 ): TargetDecision {
   const limit = (count: number) => Math.min(config.replicasMax, Math.max(config.replicasMin, count));
   const before = state.target ?? alive;
-  const wanted = wantedReplicas(demand, before, config);
-  const need =
-    demand === null || !demand.complete || state.target === null ? Math.max(wanted, before) : wanted;
+  const needed = wantedReplicas(demand, before, config);
+  const wanted = limit(needed);
+  const isFirst = state.target === null || state.window.length === 0;
+  const need = demand === null || !demand.complete || isFirst ? Math.max(wanted, before) : wanted;
 
   const window = remember(now, state.window, need, config.scaleDownDelayMs);
   const idleSince = need === 0 ? (state.idleSince ?? now) : null;
@@ -44,7 +46,7 @@ export function decideTarget(
     return {
       state: { ...state, target: limited, more: kept, window, idleSince },
       target: limited,
-      wanted,
+      needed,
       reason: limited === target ? reason : "limits",
       wakeAt,
     };

@@ -132,8 +132,8 @@ export type AutoscalingDecision = {
     demand: number | null;
     /** Requests that are left out of it because they will be gone by the time a new replica could help. */
     backlogIgnored: number;
-    /** Replicas for that demand, before windows and limits. */
-    wanted: number;
+    /** Replicas for that demand, before delays and limits. */
+    needed: number;
     target: number;
     coldStartMs: number;
     /** Replicas per version that this decision aims at. */

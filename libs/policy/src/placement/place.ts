@@ -41,6 +41,7 @@ function tryNode(request: PlacementRequest, node: PlacementNode, strategy: Place
     request.avoidNodeIds.includes(node.nodeId) ? 1 : 0,
     request.accelerators === 0 && node.devices.length > 0 ? 1 : 0,
     strategy === "spread" ? node.siblings : 0,
+    devices.some(({ index, share }) => share < 1 && wholeDevice(node, index)) ? 1 : 0,
     strategy === "spread" ? -freeAfter : freeAfter,
     strategy === "spread" ? -node.memoryFreeMb : node.memoryFreeMb,
   ];
@@ -69,6 +70,9 @@ function chooseDevices(
   if (whole.length < count) return "out of accelerators";
   return whole.slice(0, count).map((device) => ({ index: device.index, share: 1 }));
 }
+
+const wholeDevice = (node: PlacementNode, index: number) =>
+  node.devices.some((device) => device.index === index && hundredths(device.free) === DEVICE);
 
 /** Lower scores win, earlier ones count first; the node's name breaks ties, so the answer never depends on order. */
 function isBetter(a: Fit, b: Fit): boolean {

@@ -233,15 +233,21 @@ function forwardWeight(
 }
 
 function forwardBounds(lot: Lot, state: Forward, weightTo: number): Orders["bounds"][number] {
-  const few = state.kind === "starting" || state.kind === "gating";
   const full = Math.max(1, lot.wanted);
-  const most = few && lot.from !== null ? 1 : full;
-  const to = lot.to === null ? null : gainingBound(lot, "to", most);
-  if (lot.from === null) return { deployment: lot.name, from: null, to };
-  // While the new version proves itself the old one follows the load, within the same limit; afterwards it only shrinks.
-  if (few) return { deployment: lot.name, from: gainingBound(lot, "from", lot.wanted), to };
+  const few = state.kind === "starting" || state.kind === "gating";
+  if (few && lot.from !== null) return provingBounds(lot);
+  // From now on the old version only shrinks: what is added is new.
   const needed = losingBound(lot, "from", 1 - weightTo);
-  return { deployment: lot.name, from: Math.min(lot.from.ordered ?? needed, needed), to };
+  const from = lot.from === null ? null : Math.min(lot.from.ordered ?? needed, needed);
+  const to = lot.to === null ? null : gainingBound(lot, "to", full, from ?? 0);
+  return { deployment: lot.name, from, to };
+}
+
+/** While the new version proves itself it has one replica, and the old one follows the load within the same limit. */
+function provingBounds(lot: Lot): Orders["bounds"][number] {
+  const from = gainingBound(lot, "from", lot.wanted, lot.to?.ordered ?? 0);
+  const to = lot.to === null ? null : gainingBound(lot, "to", 1, from);
+  return { deployment: lot.name, from, to };
 }
 
 function isFinished(now: Instant, lots: readonly Lot[], state: Forward, plan: RolloutPlan): boolean {
@@ -302,10 +308,10 @@ function goBack(now: Instant, lots: readonly Lot[], state: RollingBack, plan: Ro
 }
 
 function backwardBounds(lot: Lot, weightTo: number): Orders["bounds"][number] {
-  const from = lot.from === null ? null : gainingBound(lot, "from", Math.max(1, lot.wanted));
-  if (lot.to === null) return { deployment: lot.name, from, to: null };
   const needed = losingBound(lot, "to", weightTo);
-  return { deployment: lot.name, from, to: Math.min(lot.to.ordered ?? needed, Math.max(needed, 0)) };
+  const to = lot.to === null ? null : Math.min(lot.to.ordered ?? needed, needed);
+  const from = lot.from === null ? null : gainingBound(lot, "from", Math.max(1, lot.wanted), to ?? 0);
+  return { deployment: lot.name, from, to };
 }
 
 // --- both -----------------------------------------------------------------------------------------------------------
@@ -317,8 +323,8 @@ function ordered(
   plan: RolloutPlan,
   dueAt: readonly Instant[],
 ): RolloutDecision {
-  const actions = actionsBetween(state.ordered, orders, plan);
-  const weightTo = orders.weightTo ?? state.ordered.weightTo;
+  const weightTo = settledWeight(state.ordered.weightTo, orders.weightTo);
+  const actions = actionsBetween(state.ordered, { ...orders, weightTo }, plan);
   const soon = now + (actions.length > 0 ? FOLLOW_UP_MS : LOOK_MS_MAX);
   return {
     state: { ...state, ordered: { weightTo, bounds: orders.bounds } },
@@ -326,6 +332,12 @@ function ordered(
     // What is due already did not help this time: only something new can.
     wakeAt: Math.min(soon, ...dueAt.filter((at) => at > now)),
   };
+}
+
+/** The new weight, or the one before when only rounding differs. */
+function settledWeight(before: number | null, next: number | null): number | null {
+  if (next === null || (before !== null && Math.abs(next - before) < 1e-9)) return before;
+  return next;
 }
 
 const ongoing = ({ since, decidedAt, resumedAt, ordered, wanted, gate, progress }: Ongoing): Ongoing => ({

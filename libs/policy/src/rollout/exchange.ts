@@ -29,6 +29,9 @@ export type LotSide = ReplicaCounts & {
 
 export type Side = "from" | "to";
 
+/** Sums of thirds and tenths are not exact. */
+const EPSILON = 1e-9;
+
 /** Joins the plan, the observation and what was ordered. */
 export function makeLot(
   deployment: RolloutDeployment,
@@ -93,8 +96,9 @@ export function trafficRange(lots: readonly Lot[]): { lowest: number; highest: n
   return { lowest: Math.max(0, lowest), highest: Math.max(0, highest) };
 }
 
-/** The share nearest to `weight` that `trafficRange` allows. */
+/** The share nearest to `weight` that `trafficRange` allows; rounding alone is no reason to change it. */
 export function clampWeight(weight: number, range: { lowest: number; highest: number }): number {
+  if (weight >= range.lowest - EPSILON && weight <= range.highest + EPSILON) return weight;
   return Math.min(range.highest, Math.max(range.lowest, weight));
 }
 
@@ -109,20 +113,28 @@ export function losingBound(lot: Lot, loser: Side, losingWeight: number): number
   const gainer: Side = loser === "from" ? "to" : "from";
   // Nobody else answers for a deployment that only the losing version has: it stays until the traffic is gone.
   if (lot[gainer] === null) return losingWeight > 0 ? lot.wanted : 0;
-  return Math.ceil(losingWeight * lot.wanted - 1e-9);
+  return Math.max(0, Math.ceil(losingWeight * lot.wanted - EPSILON));
 }
 
-/** The most replicas of the gaining version that fit beside what the losing one holds or may still take (I4). */
-export function gainingBound(lot: Lot, gainer: Side, most: number): number {
+/**
+ * The most replicas of one version, up to `most`, that fit beside what the other one holds or may still take (I4).
+ * `otherNext`: the other's bound from now on.
+ */
+export function gainingBound(lot: Lot, gainer: Side, most: number, otherNext: number): number {
   const own = lot[gainer];
   const other = lot[gainer === "from" ? "to" : "from"];
   if (own === null) return 0;
   if (other === null) return most;
-  // What was ordered before is not taken back for lack of room: it exists already, or fitted when it was ordered.
-  const least = own.ordered ?? alive(own);
-  if (own.held === null || other.held === null) return Math.min(most, least);
-  const budget = lot.wanted * Math.max(own.cost, other.cost) + lot.surge * own.cost;
-  const taken = Math.max(present(other), other.ordered ?? 0, other.held ?? 0) * other.cost;
-  const room = own.cost === 0 ? most : Math.floor((budget - taken) / own.cost + 1e-9);
-  return Math.min(most, Math.max(room, least));
+  const before = own.ordered ?? alive(own);
+  if (own.held === null || other.held === null) return Math.min(most, before);
+  const roomBeside = (replicas: number) => {
+    const budget = lot.wanted * Math.max(own.cost, other.cost) + lot.surge * own.cost;
+    return own.cost === 0
+      ? most
+      : Math.max(0, Math.floor((budget - replicas * other.cost) / own.cost + EPSILON));
+  };
+  // Up into what is free now; down, when n fell, to what will be free once the other side has obeyed.
+  const free = roomBeside(Math.max(present(other), other.ordered ?? 0, other.held ?? 0));
+  const later = roomBeside(otherNext);
+  return Math.min(most, Math.max(free, Math.min(before, later)));
 }

@@ -14,7 +14,7 @@ import {
   startRollout,
 } from "../rollout/index.ts";
 import type { AutoscalerShell, HeldReport } from "./autoscaler-shell.ts";
-import type { Fleet, RealPhase, ReplicaNews } from "./fleet.ts";
+import type { Fleet, RealPhase, RealReplica, ReplicaNews } from "./fleet.ts";
 import type { Traffic } from "./traffic.ts";
 import type { World } from "./world.ts";
 
@@ -47,7 +47,7 @@ export class RolloutShell {
   #revision = 0;
   #boundsGeneration = 0;
   #wake = 0;
-  /** The highest targets that the rollout was told lately: an order given for one of them may still be on its way. */
+  /** The targets that the rollout was told lately: what an earlier, higher one ordered may still drain. */
   #recentWanted: { at: number; wanted: number[] }[] = [];
 
   constructor(world: World, fleet: Fleet, traffic: Traffic, autoscalers: readonly AutoscalerShell[]) {
@@ -64,7 +64,7 @@ export class RolloutShell {
         this.step();
       });
     }
-    fleet.onPlaced(() => this.#checkAccelerators());
+    fleet.onPlaced((replica) => this.#checkAccelerators(replica));
   }
 
   get isBusy(): boolean {
@@ -111,11 +111,15 @@ export class RolloutShell {
     if (replayDecision(record).kind !== "same")
       this.#world.violate("I9", "a rollout decision did not replay");
     this.#state = decision.state;
+    const forgetMs = plan.drainTimeoutMs + 3_000;
     if ("wanted" in decision.state) {
       const wanted = decision.state.wanted.map(
         (count, index) => count ?? observation.deployments[index]?.from.ready ?? 0,
       );
-      this.#recentWanted = [...this.#recentWanted.filter((one) => now - one.at < 3_000), { at: now, wanted }];
+      this.#recentWanted = [
+        ...this.#recentWanted.filter((one) => now - one.at < forgetMs),
+        { at: now, wanted },
+      ];
     }
     for (const action of decision.actions) this.#act(action, observation, plan);
     if (decision.actions.length > 0) this.#publishBounds();
@@ -254,15 +258,18 @@ export class RolloutShell {
     }
   }
 
-  /** I4, against what is really there, whenever a replica takes an accelerator during a rollout of one version by another. */
-  #checkAccelerators(): void {
-    if (this.#plan === null || this.#plan.from === null || !this.isBusy) return;
-    this.#autoscalers.forEach(({ deployment }, index) => {
-      const used = [...this.#fleet.placed()].filter((replica) => replica.deployment === deployment).length;
-      const wanted = Math.max(1, ...this.#recentWanted.map((one) => one.wanted[index] ?? 0));
-      if (this.#recentWanted.length > 0 && used > wanted + Math.max(1, deployment.surge)) {
-        this.#world.violate("I4", `${used} replicas of ${deployment.name} with ${wanted} needed`);
-      }
-    });
+  /**
+   * I4, against what is really there, whenever a replica takes an accelerator during a rollout of one version by another.
+   * Only its own deployment is looked at: another one may just be giving back what a falling load no longer needs.
+   */
+  #checkAccelerators({ deployment }: RealReplica): void {
+    if (this.#plan === null || this.#plan.from === null || !this.isBusy || this.#recentWanted.length === 0)
+      return;
+    const index = this.#plan.deployments.findIndex(({ name }) => name === deployment.name);
+    const used = [...this.#fleet.placed()].filter((replica) => replica.deployment === deployment).length;
+    const wanted = Math.max(1, ...this.#recentWanted.map((one) => one.wanted[index] ?? 0));
+    if (used > wanted + Math.max(1, deployment.surge)) {
+      this.#world.violate("I4", `${used} replicas of ${deployment.name} with ${wanted} needed`);
+    }
   }
 }

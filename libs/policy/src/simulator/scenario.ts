@@ -19,7 +19,7 @@ export function randomScenario(seed: number): SimulationOptions {
   const deployments = names.map((name) => {
     const replicasMin = pick(0, 1, 1, 2);
     const base = between(0, 6);
-    const peak = base + between(0, 8);
+    const peak = base + between(1, 8);
     const [from, until] = [between(20_000, 90_000), between(100_000, 200_000)];
     return {
       name,
