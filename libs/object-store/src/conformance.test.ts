@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openStore } from "./open.ts";
 import { conformanceSuite } from "./testing/conformance.ts";
-import { startVersitygw } from "./testing/versitygw.ts";
+import { startS3Server } from "./testing/s3-server.ts";
 
 conformanceSuite("a directory", async () => {
   const directory = await mkdtemp(join(tmpdir(), "pilotlight-store-"));
@@ -14,7 +14,7 @@ conformanceSuite("a directory", async () => {
 });
 
 conformanceSuite("versitygw", async () => {
-  const server = await startVersitygw();
+  const server = await startS3Server();
   return {
     open: () => openStore(server.uri("some/prefix"), { credentials: async () => server.credentials }),
     remove: server.stop,

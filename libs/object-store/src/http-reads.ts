@@ -10,11 +10,7 @@ import type { RetryBudget } from "./retry-budget.ts";
 import type { ByteRange, ObjectBytes, ObjectInfo, ObjectStream, ReadOptions } from "./store.ts";
 
 /** Where a key is and which headers open it; may resolve redirects or sign. */
-export type Prepare = (
-  method: "GET" | "HEAD",
-  key: string,
-  signal: AbortSignal | undefined,
-) => Promise<Prepared>;
+type Prepare = (method: "GET" | "HEAD", key: string, signal: AbortSignal | undefined) => Promise<Prepared>;
 
 export type Prepared = {
   url: URL;

@@ -8,7 +8,7 @@ const SMALL_PART_BYTES = 8 * MiB;
 const LARGE_PART_BYTES = 64 * MiB;
 
 /** Bytes of part number `index` (from 0): up to 352 GiB in 10,000 parts. */
-export function partBytes(index: number): number {
+function partBytes(index: number): number {
   return index < SMALL_PARTS_MAX ? SMALL_PART_BYTES : LARGE_PART_BYTES;
 }
 

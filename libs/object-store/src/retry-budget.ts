@@ -2,6 +2,7 @@
 // multiplies the load. Successes refill it slowly, so a few percent of failures are always retried and an outage
 // is not. After the token bucket of gRPC's retry throttling (gRFC A6).
 import { type PlatformError, type RetryPolicy, retry } from "@pilotlight/errors";
+import { throwIfAborted } from "./limits.ts";
 
 const TOKENS_MAX = 20;
 const REFILL_PER_SUCCESS = 0.2;
@@ -26,6 +27,10 @@ export function createRetryBudget(policy: RetryPolicy): RetryBudget {
       const result = await retry(operation, policy, {
         ...(signal === undefined ? {} : { signal }),
         shouldRetry: (error: PlatformError) => error.retryable && take(),
+      }).catch((error: unknown) => {
+        // An aborted request fails as a broken connection; what counts is why.
+        throwIfAborted(signal);
+        throw error;
       });
       tokens = Math.min(TOKENS_MAX, tokens + REFILL_PER_SUCCESS);
       return result;

@@ -10,7 +10,7 @@ export type SignInput = {
   url: URL;
   /** Headers to sign, names in lower case; `host` is added. Headers that are sent but not named here stay unsigned. */
   headers: Record<string, string>;
-  /** Hex SHA-256 of the body, or UNSIGNED-PAYLOAD. */
+  /** Hex SHA-256 of the body. */
   payloadHash: string;
   credentials: Credentials;
   region: string;
@@ -18,7 +18,6 @@ export type SignInput = {
   now: number;
 };
 
-export const UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD";
 export const EMPTY_SHA256 = sha256Hex("");
 
 export function sha256Hex(data: string | Uint8Array): string {

@@ -2,7 +2,7 @@
 import type { Architecture, Shape } from "./shapes.ts";
 
 /** What a tensor's values look like. */
-export type Fill =
+type Fill =
   /** Uniform around zero, so that a product with it keeps its input's variance: deviation 1/√columns. */
   | { kind: "matrix" }
   /** Uniform around zero with this deviation. */

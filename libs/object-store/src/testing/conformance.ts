@@ -2,12 +2,13 @@
 import { createHash, randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ObjectStore } from "../store.ts";
+import { S3_START_TIMEOUT_MS } from "./s3-server.ts";
 
 const MiB = 1024 * 1024;
 
 /**
  * Defines the suite for one kind of store.
- * @param open opens a store on an empty place; called twice for two independent clients of the same place.
+ * @param place makes an empty place; its `open` is called twice for two independent clients of that place.
  */
 export function conformanceSuite(
   name: string,
@@ -22,7 +23,7 @@ export function conformanceSuite(
       store = placed.open();
       other = placed.open();
       remove = placed.remove;
-    }, 30_000);
+    }, S3_START_TIMEOUT_MS);
     afterAll(async () => {
       await store.close();
       await other.close();

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
-import { startVersitygw } from "@pilotlight/object-store/testing";
+import { S3_START_TIMEOUT_MS, startS3Server } from "@pilotlight/object-store/testing";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { openRangeReader } from "../adapters/open-range-reader.ts";
 import { openSegmentFiles, type SegmentFilesOptions } from "../adapters/segment-files.ts";
@@ -167,18 +167,22 @@ describe.each([
       expect(segmentNames().every((name) => name.startsWith("linked-"))).toBe(true);
       lease.release();
     });
-    test("a real S3 server works the same", async () => {
-      const s3 = await startVersitygw();
-      try {
-        const options = { credentials: async () => s3.credentials };
-        await addModel({ from: MODEL, to: openStore(s3.uri("m"), options) });
-        const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(s3.uri("m"));
-        await expectRightBytes(await drain(lease));
-        lease.release();
-      } finally {
-        await s3.stop();
-      }
-    }, 30_000);
+    test(
+      "a real S3 server works the same",
+      async () => {
+        const s3 = await startS3Server();
+        try {
+          const options = { credentials: async () => s3.credentials };
+          await addModel({ from: MODEL, to: openStore(s3.uri("m"), options) });
+          const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(s3.uri("m"));
+          await expectRightBytes(await drain(lease));
+          lease.release();
+        } finally {
+          await s3.stop();
+        }
+      },
+      S3_START_TIMEOUT_MS,
+    );
     test("a prefetched model is there without a pin", async () => {
       const cache = makeCache();
       await cache.prefetch(source());
