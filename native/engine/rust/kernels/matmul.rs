@@ -134,9 +134,25 @@ mod pairs {
     }
 }
 
-/// Bytes of weights that one panel holds while all tokens pass over it.
-const PANEL_BYTES: usize = 24 * 1024;
+/// Bytes of weights that one panel holds while all tokens pass over it: with the next panel, which is fetched meanwhile,
+/// and the activations of a tile it fits the first-level cache.
+const PANEL_BYTES: usize = 8 * 1024;
+const LINE_BYTES: usize = 64;
 const GROUP: usize = 4;
+
+/// One pass of a few tokens over a panel.
+struct Pass {
+    /// First token.
+    token: usize,
+    rows: Range<usize>,
+    /// Distance in bytes to the next panel's rows.
+    ahead: usize,
+    /// This pass fetches every `passes`-th step of the next panel's bytes, beginning with `pass`; beyond: none. The
+    /// hardware sees rows too short to follow (1 KiB in small models), and fetching in address order while computing
+    /// gave 1.3 times the speed on memory with one token and 1.5 times with 16.
+    pass: usize,
+    passes: usize,
+}
 
 /// # Safety
 /// The CPU has the instruction set of `D`, the pointers of `block` span what its sizes say, and no other thread writes
@@ -145,47 +161,51 @@ const GROUP: usize = 4;
 pub unsafe fn run<D: Dot, const TOKENS: usize>(block: &Block) {
     let row_bytes = block.k * size_of::<D::W>();
     let panel = (PANEL_BYTES / row_bytes.max(1)).next_multiple_of(2 * GROUP);
+    let passes = block.tokens.div_ceil(TOKENS);
     let mut start = block.rows.start;
     while start < block.rows.end {
         let rows = start..(start + panel).min(block.rows.end);
         start = rows.end;
-        let mut t = 0;
-        while t < block.tokens {
-            let tokens = TOKENS.min(block.tokens - t);
+        let more = rows.end < block.rows.end;
+        for pass in 0..passes {
+            let token = pass * TOKENS;
+            let tokens = TOKENS.min(block.tokens - token);
+            let pass = if more { pass } else { passes };
+            let pass = Pass { token, rows: rows.clone(), ahead: panel * row_bytes, pass, passes };
             unsafe {
                 match tokens {
-                    1 => strip::<D, 2, 1>(block, t, rows.clone()),
-                    2 => strip::<D, 2, 2>(block, t, rows.clone()),
-                    3 => strip::<D, 1, 3>(block, t, rows.clone()),
-                    4 => strip::<D, 1, 4>(block, t, rows.clone()),
-                    5 => strip::<D, 1, 5>(block, t, rows.clone()),
-                    _ => strip::<D, 1, 6>(block, t, rows.clone()),
+                    1 => strip::<D, 2, 1>(block, &pass),
+                    2 => strip::<D, 2, 2>(block, &pass),
+                    3 => strip::<D, 1, 3>(block, &pass),
+                    4 => strip::<D, 1, 4>(block, &pass),
+                    5 => strip::<D, 1, 5>(block, &pass),
+                    _ => strip::<D, 1, 6>(block, &pass),
                 }
             }
-            t += tokens;
         }
     }
 }
 
 /// `B` tokens against the rows of one panel, `G` groups of four rows at a time.
 #[inline(always)]
-unsafe fn strip<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, rows: Range<usize>) {
-    let mut row = rows.start;
-    while row + G * GROUP <= rows.end {
-        unsafe { tile::<D, G, B>(block, t, row, G * GROUP) };
+unsafe fn strip<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pass) {
+    let mut row = pass.rows.start;
+    while row + G * GROUP <= pass.rows.end {
+        unsafe { tile::<D, G, B>(block, pass, row, G * GROUP) };
         row += G * GROUP;
     }
-    while row < rows.end {
-        let rows_left = GROUP.min(rows.end - row);
-        unsafe { tile::<D, 1, B>(block, t, row, rows_left) };
+    while row < pass.rows.end {
+        let rows_left = GROUP.min(pass.rows.end - row);
+        unsafe { tile::<D, 1, B>(block, pass, row, rows_left) };
         row += rows_left;
     }
 }
 
 /// `valid` rows of `G * GROUP` exist; missing ones repeat the last, and their sums are dropped.
 #[inline(always)]
-unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, row: usize, valid: usize) {
+unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pass, row: usize, valid: usize) {
     unsafe {
+        let t = pass.token;
         let weights = block.weights.cast::<D::W>();
         let activations = block.x.cast::<D::X>();
         let w: [[*const D::W; GROUP]; G] = std::array::from_fn(|g| {
@@ -196,6 +216,7 @@ unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, 
 
         let whole = block.k / D::STEP * D::STEP;
         let mut k = 0;
+        let mut until_fetch = pass.pass;
         while k < whole {
             let xs: [D::Xv; B] = std::array::from_fn(|b| D::x(x[b].add(k)));
             for g in 0..G {
@@ -206,6 +227,15 @@ unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, t: usize, 
                     }
                 }
             }
+            if until_fetch == 0 {
+                until_fetch = pass.passes;
+                let step_bytes = G * GROUP * D::STEP * size_of::<D::W>();
+                let ahead = w[0][0].cast::<u8>().wrapping_add(pass.ahead + k / D::STEP * step_bytes);
+                for line in (0..step_bytes).step_by(LINE_BYTES) {
+                    D::S::prefetch(ahead.wrapping_add(line));
+                }
+            }
+            until_fetch -= 1;
             k += D::STEP;
         }
         let tail = block.k - whole;

@@ -24,6 +24,8 @@ pub trait Simd: Copy {
     unsafe fn exp2_int(n: Self::V) -> Self::V;
     unsafe fn sum(a: Self::V) -> f32;
     unsafe fn max_lane(a: Self::V) -> f32;
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
     /// The sums of four vectors, each in the same order whatever the other three hold.
     unsafe fn sum4(a: [Self::V; 4]) -> [f32; 4];
 }
@@ -153,6 +155,8 @@ impl Simd for Portable {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn sum4(a: [Self::V; 4]) -> [f32; 4] {
         a.map(|v| unsafe { Self::sum(v) })
     }
@@ -230,6 +234,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn max_lane(a: __m512) -> f32 {
             unsafe { _mm512_reduce_max_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         /// Transposes while it adds: 3 shuffles a vector instead of a whole reduction each.
         #[inline(always)]
@@ -316,6 +324,10 @@ mod x86 {
         unsafe fn max_lane(a: __m256) -> f32 {
             let lanes = unsafe { std::mem::transmute::<__m256, [f32; 8]>(a) };
             lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn sum4(a: [__m256; 4]) -> [f32; 4] {
