@@ -2,7 +2,7 @@
 // them. Known fields are checked; every other field passes through untouched to the engine, which may know more options
 // than anybody here (tool parsers, guided decoding, top_k, …). A migration was once abandoned because they did not.
 import { z } from "zod";
-import { type RequestExtension, requestExtension } from "./continuation-schema.ts";
+import { requestExtension } from "./continuation-schema.ts";
 import { OPENAI_LIMITS as LIMITS } from "./limits.ts";
 
 const modelName = z.string().min(1).max(LIMITS.modelNameLengthMax);
@@ -104,4 +104,3 @@ export type CompletionRequest = z.output<typeof completionRequest>;
 export type EmbeddingsRequest = z.output<typeof embeddingsRequest>;
 /** A request whose answer may be a stream. */
 export type GeneratingRequest = ChatCompletionRequest | CompletionRequest;
-export type { RequestExtension };

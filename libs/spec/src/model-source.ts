@@ -1,6 +1,6 @@
 // What may stand behind `model.source:`: a URI by scheme. Only its form is checked here; `libs/object-store` opens it.
 
-export const MODEL_SCHEMES = ["bucket", "s3", "gs", "az", "https", "http", "hf", "file"] as const;
+const MODEL_SCHEMES = ["bucket", "s3", "gs", "az", "https", "http", "hf", "file"] as const;
 export type ModelScheme = (typeof MODEL_SCHEMES)[number];
 
 export type ModelSource = { kind: "source"; scheme: ModelScheme; uri: string };

@@ -63,7 +63,7 @@ function unknownField(path: ProblemPath, key: string, allowed: string[]): Findin
 }
 
 /** The closest of `candidates`, if it is close enough to be a slip: a third of the letters, case aside. */
-export function nearest(text: string, candidates: readonly string[]): string | null {
+function nearest(text: string, candidates: readonly string[]): string | null {
   let best: string | null = null;
   let bestDistance = Number.POSITIVE_INFINITY;
   for (const candidate of candidates) {

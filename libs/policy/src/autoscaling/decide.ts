@@ -66,7 +66,7 @@ export function decide(
     explain: {
       demand: demand?.requests ?? null,
       backlogIgnored: demand?.ignored ?? 0,
-      needed: aim.needed,
+      wanted: aim.needed,
       target: aim.target,
       coldStartMs,
       allocations,

@@ -133,7 +133,7 @@ export type AutoscalingDecision = {
     /** Requests that are left out of it because they will be gone by the time a new replica could help. */
     backlogIgnored: number;
     /** Replicas for that demand, before delays and limits. */
-    needed: number;
+    wanted: number;
     target: number;
     coldStartMs: number;
     /** Replicas per version that this decision aims at. */

@@ -8,7 +8,7 @@
 // Statistics and Safe Anytime-Valid Inference", 2023). One-sided: only alternatives that are worse are in the grid.
 
 /** The logarithm of the average of exp(values), without overflow: the evidence of a grid of log likelihood ratios. */
-export function logAverage(values: readonly number[]): number {
+function logAverage(values: readonly number[]): number {
   const highest = Math.max(...values);
   if (!Number.isFinite(highest)) return highest;
   return (

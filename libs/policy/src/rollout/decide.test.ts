@@ -3,6 +3,7 @@ import { recordDecision, replayDecision } from "../record.ts";
 import {
   decideRollout,
   isOver,
+  type NextRollout,
   nextRollout,
   type ReplicaCounts,
   type RolloutAction,
@@ -444,7 +445,7 @@ describe("which rollout comes next", () => {
     reason: { kind, why: "" },
   });
   const running = startRollout(0, PLAN);
-  test.each([
+  test.each<[string, Parameters<typeof nextRollout>, NextRollout]>([
     ["nothing is wanted", [null, null, null, false], { kind: "none" }],
     ["the first version", [null, "v1", null, false], { kind: "start", from: null, to: "v1" }],
     ["what is wanted serves", ["v1", "v1", { to: "v1", state: done }, false], { kind: "none" }],
@@ -470,7 +471,7 @@ describe("which rollout comes next", () => {
       ["v1", "v2", { to: "v2", state: back("superseded") }, false],
       { kind: "start", from: "v1", to: "v2" },
     ],
-  ] as const)("%s", (_, args, expected) => {
+  ])("%s", (_, args, expected) => {
     expect(nextRollout(...args)).toEqual(expected);
   });
 });

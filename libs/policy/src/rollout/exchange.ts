@@ -62,7 +62,7 @@ export function makeLot(
 }
 
 /** Replicas that take requests or will. */
-export const alive = (side: LotSide | null): number => (side === null ? 0 : side.starting + side.ready);
+const alive = (side: LotSide | null): number => (side === null ? 0 : side.starting + side.ready);
 /** Replicas that hold their place. */
 export const present = (side: LotSide | null): number =>
   side === null ? 0 : side.starting + side.ready + side.draining;
