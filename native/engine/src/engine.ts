@@ -54,6 +54,7 @@ export class EmbeddedEngine implements Engine {
   readonly #streams = new Map<number, ChunkStream>();
   readonly #embeddings = new Map<number, Deferred<Float32Array[]>>();
   #quiescing: Deferred<void>[] = [];
+  #weightsExpected = false;
   #nextId = 1;
   #open = 0;
   #keepAlive: NodeJS.Timeout | undefined;
@@ -87,11 +88,20 @@ export class EmbeddedEngine implements Engine {
   }
 
   push(tensor: PushedTensor): Promise<void> {
+    this.#expectWeights();
     return this.#call(() => this.native.push(tensor.name, tensor.dtype, [...tensor.shape], tensor.bytes));
   }
 
   pushMapped(tensor: MappedTensor): Promise<void> {
+    this.#expectWeights();
     return this.#call(() => this.native.pushMapped({ ...tensor, shape: [...tensor.shape] }));
+  }
+
+  /** From the first tensor on, somebody waits for the last. */
+  #expectWeights(): void {
+    if (this.#weightsExpected) return;
+    this.#weightsExpected = true;
+    this.#held(this.weightsComplete).catch(() => {});
   }
 
   async *generate(request: GenerateRequest, options: CallOptions = {}): AsyncIterableIterator<GenerateChunk> {

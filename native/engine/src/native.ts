@@ -24,6 +24,7 @@ export type NativeOptions = {
   dtype: string;
   threads: number;
   kvTokensMax: number;
+  contextTokensMax: number | null;
   batchTokensMax: number;
   sequencesMax: number;
   waitingMax: number;

@@ -28,6 +28,7 @@ export function toNativeOptions(options: EngineOptions): NativeOptions {
     dtype: options.dtype ?? "auto",
     threads: options.threads ?? availableParallelism(),
     kvTokensMax: options.kvTokensMax ?? DEFAULTS.kvTokensMax,
+    contextTokensMax: options.contextTokensMax ?? null,
     batchTokensMax: options.batchTokensMax ?? DEFAULTS.batchTokensMax,
     sequencesMax: options.sequencesMax ?? DEFAULTS.sequencesMax,
     waitingMax: options.waitingMax ?? DEFAULTS.waitingMax,

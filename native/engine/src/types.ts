@@ -31,6 +31,8 @@ export type EngineOptions = ModelFiles & {
   threads?: number;
   /** Tokens of key/value cache over all sequences: the hard limit of memory. Default 16,384. */
   kvTokensMax?: number;
+  /** Longest sequence, prompt and answer together. Default: what the model and the cache allow. */
+  contextTokensMax?: number;
   /** Tokens computed in one step over all sequences, 16..16,384. Default 512. */
   batchTokensMax?: number;
   /** Sequences decoded at the same time, 1..1,024. Default 32. */

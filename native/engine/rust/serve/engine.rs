@@ -28,6 +28,7 @@ pub struct EngineOptions {
     pub dtype: String,
     pub threads: f64,
     pub kv_tokens_max: f64,
+    pub context_tokens_max: Option<f64>,
     pub batch_tokens_max: f64,
     pub sequences_max: f64,
     pub waiting_max: f64,
@@ -155,7 +156,10 @@ impl Engine {
         let isa = Isa::detect();
         let blocks = kv_tokens / BLOCK_TOKENS;
         let cache = cache(&config, dtype, blocks)?;
-        let info = describe(&config, blocks * BLOCK_TOKENS, batch_tokens, threads, isa);
+        let mut info = describe(&config, blocks * BLOCK_TOKENS, batch_tokens, threads, isa);
+        if let Some(limit) = options.context_tokens_max {
+            info.context = info.context.min(whole("contextTokensMax", limit, 2.0, KV_TOKENS_MAX)?);
+        }
         let eos = match &*config {
             ModelConfig::Decoder(config) => config.eos.clone(),
             ModelConfig::Encoder(_) => Vec::new(),
