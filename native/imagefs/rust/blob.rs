@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::image::{ImageFile, PAGE};
 use crate::presence::Presence;
@@ -27,11 +27,13 @@ pub struct Blob {
     /// Device and inode of `file`: how events find the blob.
     pub id: (u64, u64),
     pub presence: Presence,
-    pub source: RwLock<Source>,
+    source: RwLock<Arc<Source>>,
     pub fetched_bytes: AtomicU64,
     pub failed_reads: AtomicU64,
     /// Set while the kernel asks us before it reads the file.
     pub watched: AtomicBool,
+    /// Opens of the file as FUSE shows it.
+    pub fuse_opens: AtomicU64,
     touches: Mutex<Touches>,
 }
 
@@ -54,10 +56,11 @@ impl Blob {
             file,
             id,
             presence,
-            source: RwLock::new(source),
+            source: RwLock::new(Arc::new(source)),
             fetched_bytes: AtomicU64::new(0),
             failed_reads: AtomicU64::new(0),
             watched: AtomicBool::new(false),
+            fuse_opens: AtomicU64::new(0),
             touches: Mutex::default(),
         })
     }
@@ -89,6 +92,15 @@ impl Blob {
     /// Bytes of zeros are there without being written: the file is sparse.
     pub fn store_zeros(&self, offset: u64, length: u64) {
         self.presence.set_range(offset, length);
+    }
+
+    pub fn source(&self) -> Arc<Source> {
+        self.source.read().unwrap().clone()
+    }
+
+    /// Requests that are under way go on with the old one.
+    pub fn set_source(&self, source: Source) {
+        *self.source.write().unwrap() = Arc::new(source);
     }
 
     pub fn record(&self, on: bool) {

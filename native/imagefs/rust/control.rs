@@ -30,7 +30,7 @@ enum Request {
     Hello,
     Mount(MountRequest),
     Unmount { target: PathBuf },
-    Locations { key: String, locations: HashMap<String, Location> },
+    Locations { key: String, locations: HashMap<String, Option<Location>> },
     Prefetch { key: String, chunks: Vec<u32> },
     Profile { key: String },
     Stats,
@@ -55,9 +55,10 @@ impl Clients {
     pub fn locate(&self, key: &str, pack: &str) {
         let mut asked = self.asked.lock().unwrap();
         asked.retain(|_, at| at.elapsed() < LOCATE_INTERVAL);
-        if asked.insert(pack.to_string(), Instant::now()).is_some() {
+        if asked.contains_key(pack) {
             return;
         }
+        asked.insert(pack.to_string(), Instant::now());
         drop(asked);
         let event = json!({ "event": "locate", "key": key, "pack": pack });
         self.lines.lock().unwrap().retain(|line| line.upgrade().is_some_and(|line| send(&line, &event).is_ok()));

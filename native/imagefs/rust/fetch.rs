@@ -29,8 +29,11 @@ pub struct Config {
     pub background_workers_max: usize,
     /// A reader gets EIO after this.
     pub demand_deadline: Duration,
-    /// A second request is sent when the first has not answered for this long, or for four times the usual, if longer.
+    /// Another request is sent when the last has not answered for this long, or for four times the usual, if longer; twice
+    /// as long for each that is under way.
     pub hedge_after_min: Duration,
+    /// Requests for one chunk under way at once.
+    pub requests_per_chunk_max: u32,
     /// Failed attempts before a flight without readers is given up.
     pub attempts_max: u32,
     /// Neighbouring chunks are fetched by one request up to this size, where nobody waits.
@@ -45,6 +48,7 @@ impl Default for Config {
             background_workers_max: 2,
             demand_deadline: Duration::from_secs(30),
             hedge_after_min: Duration::from_millis(150),
+            requests_per_chunk_max: 6,
             attempts_max: 5,
             batch_bytes_max: 4 << 20,
         }
@@ -80,11 +84,12 @@ struct Flight {
     chunk: u32,
     priority: Priority,
     waits: Vec<(Arc<ReadWait>, Instant)>,
-    /// Requests under way, and when the first of them began.
+    /// Requests under way, and when the last of them began.
     running: u32,
-    running_since: Option<Instant>,
+    last_request: Instant,
     attempts: u32,
-    hedged: bool,
+    /// One more request is queued although some are under way.
+    hedge_queued: bool,
     /// Wrong bytes are asked for once more only.
     corrupt: bool,
 }
@@ -209,14 +214,24 @@ impl Fetcher {
                     priority,
                     waits: waits.collect(),
                     running: 0,
-                    running_since: None,
+                    last_request: Instant::now(),
                     attempts: 0,
-                    hedged: false,
+                    hedge_queued: false,
                     corrupt: false,
                 };
                 queues.flights.insert(key, flight);
                 queues.queue[priority as usize].push_back(key);
                 self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Something changed for a blob: what waits for its next attempt need not wait any longer.
+    pub fn retry_now(&self, blob: &Arc<Blob>) {
+        let mut queues = self.queues.lock().unwrap();
+        for (at, (owner, _)) in &mut queues.delayed {
+            if *owner == Arc::as_ptr(blob) as usize {
+                *at = Instant::now();
             }
         }
     }
@@ -313,7 +328,7 @@ impl Fetcher {
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let read = blob.source.read().unwrap().read(&pack, chunks[0].pack_offset, length);
+        let read = blob.source().read(&pack, chunks[0].pack_offset, length);
         match read {
             Ok(wire) => {
                 self.note_request_time(began.elapsed());
@@ -397,8 +412,6 @@ impl Fetcher {
             _ => flight.waits.is_empty() && flight.attempts >= self.config.attempts_max,
         };
         if !hopeless {
-            flight.hedged = false;
-            flight.running_since = None;
             queues.delayed.push((Instant::now() + delay, key));
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
             return;
@@ -435,9 +448,9 @@ impl Fetcher {
                 false
             });
             for (key, flight) in flights.iter_mut() {
-                let slow = flight.running_since.is_some_and(|since| now - since > hedge_after);
-                if slow && !flight.hedged && flight.running == 1 && !flight.waits.is_empty() {
-                    flight.hedged = true;
+                let may = flight.running > 0 && flight.running < self.config.requests_per_chunk_max && !flight.waits.is_empty();
+                if may && !flight.hedge_queued && now - flight.last_request > hedge_after * 2u32.pow(flight.running - 1) {
+                    flight.hedge_queued = true;
                     queue[Priority::Demand as usize].push_front(*key);
                     self.wake.notify_one();
                 }
@@ -467,12 +480,13 @@ fn flight_key(blob: &Arc<Blob>, chunk: u32) -> FlightKey {
 fn start(queues: &mut Queues, key: FlightKey, priority: Priority) -> Option<((Arc<Blob>, u32), bool)> {
     let flight = queues.flights.get_mut(&key)?;
     // A flight that was lifted stands in two queues; the urgent one counts.
-    let hedge = flight.running == 1 && flight.hedged && priority == Priority::Demand;
+    let hedge = flight.running > 0 && flight.hedge_queued && priority == Priority::Demand;
     if (flight.running > 0 && !hedge) || flight.priority < priority {
         return None;
     }
     flight.running += 1;
-    flight.running_since.get_or_insert_with(Instant::now);
+    flight.hedge_queued = false;
+    flight.last_request = Instant::now();
     Some(((flight.blob.clone(), flight.chunk), hedge))
 }
 
@@ -486,11 +500,11 @@ fn finish(flight: Flight, ok: bool) {
 }
 
 fn retry_delay(error: &FetchError, attempts: u32) -> Duration {
-    let base = match error {
-        FetchError::NoLocation(_) => 100,
-        _ => 50,
-    };
-    Duration::from_millis((base << attempts.min(6)).min(2_000))
+    match error {
+        // The parent was asked, and `retry_now` comes with its answer.
+        FetchError::NoLocation(_) => Duration::from_millis(250),
+        _ => Duration::from_millis((50 << attempts.min(6)).min(2_000)),
+    }
 }
 
 /// The chunks that hold missing pages of a range.

@@ -9,6 +9,7 @@ mod blob;
 mod control;
 mod fanotify;
 mod fetch;
+mod fuse;
 mod image;
 mod journal;
 mod keeper;
@@ -24,7 +25,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use keeper::{KeeperLink, Shared};
 
@@ -57,11 +58,14 @@ fn main() -> ExitCode {
 struct Options {
     cache: PathBuf,
     cache_bytes_max: u64,
+    read_deadline_ms: u64,
+    /// EROFS from loop devices even where files would do: what older kernels need.
+    block_devices: bool,
     adopt: Option<u32>,
 }
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { cache: PathBuf::new(), cache_bytes_max: 64 << 30, adopt: None };
+    let mut options = Options { cache: PathBuf::new(), cache_bytes_max: 64 << 30, read_deadline_ms: 30_000, block_devices: false, adopt: None };
     let mut iterator = arguments.iter();
     while let Some(name) = iterator.next() {
         let value = iterator.next().ok_or(format!("{name} needs a value"))?;
@@ -69,6 +73,8 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         match name.as_str() {
             "--cache" => options.cache = PathBuf::from(value),
             "--cache-bytes-max" => options.cache_bytes_max = number()?,
+            "--read-deadline-ms" => options.read_deadline_ms = number()?,
+            "--block-devices" => options.block_devices = value == "true",
             "--adopt" => options.adopt = Some(number()? as u32),
             _ => return Err(format!("unknown option {name}")),
         }
@@ -128,12 +134,25 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     let kept = keeper.kept().map_err(|e| e.to_string())?;
     let fresh = kept.is_empty();
     let clients = Arc::new(control::Clients::default());
-    let config = fetch::Config::default();
+    let config = fetch::Config { demand_deadline: std::time::Duration::from_millis(options.read_deadline_ms), ..fetch::Config::default() };
     let agent = source::agent(config.workers);
     let asking = clients.clone();
     let fetcher = fetch::Fetcher::start(config, move |blob, pack| asking.locate(&blob.key, pack), |text| eprintln!("imagefs: {text}"));
     let blobs = Arc::new(fanotify::BlobsById::default());
-    let node = Arc::new(node::Node::new(options.cache, options.cache_bytes_max, group, fetcher.clone(), blobs.clone(), keeper.clone(), agent));
+    let block_devices = options.block_devices || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
+    let node = Arc::new(node::Node {
+        cache: options.cache,
+        cache_bytes_max: options.cache_bytes_max,
+        group,
+        fetcher: fetcher.clone(),
+        blobs: blobs.clone(),
+        keeper: keeper.clone(),
+        journal: journal.clone(),
+        block_devices,
+        agent,
+        entries: Mutex::default(),
+        fuse: Mutex::default(),
+    });
     if fresh {
         node.abandon_used_blobs();
     }

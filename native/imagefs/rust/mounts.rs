@@ -1,6 +1,8 @@
 //! Mounting and unmounting, and what is left of it after a crash.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use crate::sys;
@@ -9,6 +11,58 @@ use crate::sys;
 pub fn mount_erofs(metadata: &Path, data: &Path, target: &Path) -> io::Result<()> {
     let flags = libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOATIME;
     sys::mount(&metadata.to_string_lossy(), target, "erofs", flags, &format!("device={}", data.display()))
+}
+
+/// The same for kernels whose EROFS takes block devices only. The devices go with the mount.
+pub fn mount_erofs_by_loops(metadata: &Path, data: &Path, target: &Path) -> io::Result<()> {
+    let (metadata, data) = (LoopDevice::attach(metadata)?, LoopDevice::attach(data)?);
+    let flags = libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOATIME;
+    // The descriptors keep the devices until the mount holds them.
+    sys::mount(&metadata.path, target, "erofs", flags, &format!("device={}", data.path))
+}
+
+/// A read-only loop device that frees itself after its last user.
+struct LoopDevice {
+    path: String,
+    _device: File,
+}
+
+/// struct loop_config (linux/loop.h): descriptor, block size, struct loop_info64, reserved.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: [u8; 232],
+    reserved: [u64; 8],
+}
+
+impl LoopDevice {
+    fn attach(path: &Path) -> io::Result<LoopDevice> {
+        const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+        const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+        const READ_ONLY_AUTOCLEAR: u32 = 1 | 4;
+        const FLAGS_AT: usize = 52;
+        let backing = File::open(path)?;
+        let control = File::options().read(true).write(true).open("/dev/loop-control")?;
+        loop {
+            let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+            if number < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let path = format!("/dev/loop{number}");
+            let device = File::open(&path)?;
+            let mut config = LoopConfig { fd: backing.as_raw_fd() as u32, block_size: 4096, info: [0; 232], reserved: [0; 8] };
+            config.info[FLAGS_AT..FLAGS_AT + 4].copy_from_slice(&READ_ONLY_AUTOCLEAR.to_ne_bytes());
+            if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &config) } == 0 {
+                return Ok(LoopDevice { path, _device: device });
+            }
+            let error = io::Error::last_os_error();
+            // Somebody else took it meanwhile.
+            if error.raw_os_error() != Some(libc::EBUSY) {
+                return Err(error);
+            }
+        }
+    }
 }
 
 /// The same tree once more, at another place.
@@ -32,9 +86,23 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     }
 }
 
+/// Takes away what a handler that died in the middle of mounting left at `target`; foreign mounts stay.
+pub fn clear(cache: &Path, target: &Path) {
+    let prefix = format!("{}/", cache.display());
+    let entries = list();
+    let inside = |entry: &MountEntry| entry.target.to_string_lossy().starts_with(&prefix);
+    for entry in entries.iter().filter(|entry| entry.target == target) {
+        let of_ours = entries.iter().any(|base| inside(base) && base.device == entry.device);
+        if inside(entry) || of_ours || entry.options.contains(&format!("lowerdir={prefix}")) {
+            let _ = sys::unmount(target, libc::MNT_DETACH);
+        }
+    }
+}
+
 pub struct MountEntry {
+    /// major:minor of the file system: the same for all mounts of one image.
+    device: String,
     pub target: PathBuf,
-    pub source: String,
     pub options: String,
 }
 
@@ -45,10 +113,10 @@ pub fn list() -> Vec<MountEntry> {
         .lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
+            let device = left.split(' ').nth(2)?.to_string();
             let target = unescape(left.split(' ').nth(4)?);
-            let mut fields = right.split(' ').skip(1);
-            let source = unescape(fields.next()?);
-            Some(MountEntry { target: PathBuf::from(target), source, options: unescape(fields.next().unwrap_or("")) })
+            let options = unescape(right.split(' ').nth(2).unwrap_or(""));
+            Some(MountEntry { device, target: PathBuf::from(target), options })
         })
         .collect();
     entries.reverse();
@@ -57,13 +125,15 @@ pub fn list() -> Vec<MountEntry> {
 
 /// Detaches every mount that an earlier run of this cache made. Mounts whose handlers are gone would show zeros.
 pub fn clean_up(cache: &Path) -> usize {
-    let cache = cache.to_string_lossy().into_owned();
-    let ours = |entry: &MountEntry| {
-        let below = |text: &str| text.starts_with(&format!("{cache}/"));
-        below(&entry.target.to_string_lossy()) || below(&entry.source) || entry.options.contains(&format!("lowerdir={cache}/"))
+    let prefix = format!("{}/", cache.display());
+    let entries = list();
+    let inside = |entry: &MountEntry| entry.target.to_string_lossy().starts_with(&prefix);
+    let devices: Vec<&str> = entries.iter().filter(|entry| inside(entry)).map(|entry| entry.device.as_str()).collect();
+    let ours = |entry: &&MountEntry| {
+        inside(entry) || devices.contains(&entry.device.as_str()) || entry.options.contains(&format!("lowerdir={prefix}"))
     };
     // Overlays before what they stand on; a detached mount keeps nothing else busy.
-    list().iter().filter(|entry| ours(entry) && sys::unmount(&entry.target, libc::MNT_DETACH).is_ok()).count()
+    entries.iter().filter(ours).filter(|entry| sys::unmount(&entry.target, libc::MNT_DETACH).is_ok()).count()
 }
 
 /// mountinfo writes space, tab, newline and backslash as \ooo.

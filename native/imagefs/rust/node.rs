@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::blob::Blob;
 use crate::fanotify::BlobsById;
 use crate::fetch::{Fetcher, Priority};
+use crate::fuse::{self, Fuse};
 use crate::image::{ImageError, ImageFile};
+use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::mounts;
 use crate::source::{Location, Source, SourceSpec};
@@ -74,7 +76,7 @@ pub struct MountRecord {
     pub overlay: bool,
 }
 
-struct Entry {
+pub struct Entry {
     blob: Arc<Blob>,
     /// How its base is mounted, if it is.
     method: Option<Method>,
@@ -107,7 +109,7 @@ pub struct MountRequest {
     pub method: Method,
     pub source: SourceSpec,
     #[serde(default)]
-    pub locations: HashMap<String, Location>,
+    pub locations: HashMap<String, Option<Location>>,
     pub overlay: Option<Overlay>,
     /// Bring everything in the background once the start is over.
     pub fill: bool,
@@ -143,23 +145,16 @@ pub struct Node {
     pub fetcher: Arc<Fetcher>,
     pub blobs: Arc<BlobsById>,
     pub keeper: Arc<KeeperLink>,
-    agent: ureq::Agent,
-    entries: Mutex<HashMap<String, Entry>>,
+    pub journal: Arc<Journal>,
+    /// EROFS is mounted from loop devices: kernels before 6.12 take no files.
+    pub block_devices: bool,
+    pub agent: ureq::Agent,
+    pub entries: Mutex<HashMap<String, Entry>>,
+    /// The FUSE connection, once it is needed.
+    pub fuse: Mutex<Option<OwnedFd>>,
 }
 
 impl Node {
-    pub fn new(
-        cache: PathBuf,
-        cache_bytes_max: u64,
-        group: Option<RawFd>,
-        fetcher: Arc<Fetcher>,
-        blobs: Arc<BlobsById>,
-        keeper: Arc<KeeperLink>,
-        agent: ureq::Agent,
-    ) -> Node {
-        Node { cache, cache_bytes_max, group, fetcher, blobs, keeper, agent, entries: Mutex::default() }
-    }
-
     fn directory(&self, key: &str) -> PathBuf {
         self.cache.join("images").join(key)
     }
@@ -172,6 +167,7 @@ impl Node {
 
     /// Takes over what the last handler had, with the descriptors that the keeper kept.
     pub fn adopt(&self, mut kept: HashMap<String, OwnedFd>) {
+        let device = kept.remove("fuse");
         let saved: Vec<SavedEntry> = std::fs::read(self.cache.join("state.json")).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         for entry in saved {
             let file = kept.remove(&format!("blob:{}", entry.key)).map(std::fs::File::from);
@@ -192,9 +188,14 @@ impl Node {
                         known.method = entry.method;
                         known.mounts = entry.mounts;
                     }
+                    blob.fuse_opens.store(u64::from(entry.method == Some(Method::Fuse)), Ordering::Release);
                 }
                 Err(failure) => eprintln!("imagefs: cannot take over {}: {}", entry.key, failure.message),
             }
+        }
+        if let Some(device) = device {
+            self.serve_fuse(&device, true);
+            *self.fuse.lock().unwrap() = Some(device);
         }
     }
 
@@ -291,6 +292,7 @@ impl Node {
             entry.method = Some(request.method);
         }
         let base = self.base(&request.key);
+        mounts::clear(&self.cache, &request.target);
         std::fs::create_dir_all(&request.target).map_err(doing(format!("making {}", request.target.display())))?;
         let placed = match &request.overlay {
             Some(Overlay { upper, work }) => std::fs::create_dir_all(upper)
@@ -315,26 +317,30 @@ impl Node {
     }
 
     fn set_source(&self, blob: &Arc<Blob>, request: &MountRequest) {
-        let source = Source::new(request.source.clone(), self.agent.clone());
-        *blob.source.write().unwrap() = source;
+        // The same bucket as before: what is known of it stays.
+        if *blob.source().spec() != request.source {
+            blob.set_source(Source::new(request.source.clone(), self.agent.clone()));
+        }
         self.add_locations(&blob.key, request.locations.clone());
     }
 
     /// New places to read packs from; kept in memory only, for they may carry credentials.
-    pub fn add_locations(&self, key: &str, locations: HashMap<String, Location>) {
+    pub fn add_locations(&self, key: &str, locations: HashMap<String, Option<Location>>) {
         let Some(blob) = self.blob(key) else { return };
         if locations.is_empty() {
             return;
         }
-        let source = blob.source.read().unwrap();
+        let source = blob.source();
         source.add_locations(locations);
         if let Ok(memory) = source.locations_in_memory() {
             self.keeper.keep(&format!("locations:{key}"), memory.as_raw_fd());
         }
+        self.fetcher.retry_now(&blob);
     }
 
     fn mount_base(&self, blob: &Arc<Blob>, method: Method) -> Result<()> {
         let base = self.base(&blob.key);
+        mounts::clear(&self.cache, &base);
         std::fs::create_dir_all(&base).map_err(doing("making the mount point"))?;
         let data = match method {
             Method::Fanotify => {
@@ -347,9 +353,32 @@ impl Node {
                 }
                 data
             }
-            Method::Fuse => return Err(Failure::new("unsupported", "FUSE is not available")),
+            // A complete blob needs nobody to answer for it.
+            Method::Fuse if blob.presence.is_complete() => Blob::data_path(&blob.directory),
+            Method::Fuse => self.fuse_directory()?.join(&blob.key),
         };
-        mounts::mount_erofs(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))
+        let mount = if self.block_devices { mounts::mount_erofs_by_loops } else { mounts::mount_erofs };
+        mount(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))
+    }
+
+    /// Where FUSE shows the blobs; mounted when first needed.
+    fn fuse_directory(&self) -> Result<PathBuf> {
+        let directory = self.cache.join("fuse");
+        let mut fuse = self.fuse.lock().unwrap();
+        if fuse.is_none() {
+            mounts::clear(&self.cache, &directory);
+            std::fs::create_dir_all(&directory).map_err(doing("making the FUSE mount point"))?;
+            let device = fuse::mount(&directory).map_err(doing("mounting FUSE"))?;
+            self.keeper.keep("fuse", device.as_raw_fd());
+            self.serve_fuse(&device, false);
+            *fuse = Some(device);
+        }
+        Ok(directory)
+    }
+
+    fn serve_fuse(&self, device: &OwnedFd, taking_over: bool) {
+        let fuse = Fuse { device: device.as_raw_fd(), journal: self.journal.clone(), fetcher: self.fetcher.clone(), blobs: self.blobs.clone() };
+        Arc::new(fuse).start(taking_over);
     }
 
     pub fn unmount(&self, target: &Path) -> Result<()> {
@@ -416,7 +445,7 @@ impl Node {
         let mut total: u64 = entries.values().map(|e| e.blob.disk_bytes()).sum();
         let mut idle: Vec<(u64, String)> = entries
             .iter()
-            .filter(|(_, e)| e.method.is_none() && !e.blob.watched.load(Ordering::Acquire))
+            .filter(|(_, e)| e.method.is_none() && !e.blob.watched.load(Ordering::Acquire) && e.blob.fuse_opens.load(Ordering::Acquire) == 0)
             .map(|(key, e)| (e.last_used_ms, key.clone()))
             .collect();
         idle.sort();
@@ -453,6 +482,9 @@ impl Node {
                 let _ = self.write_state(&entry.blob.directory, true);
             }
         }
+        if self.fuse.lock().unwrap().is_some() {
+            let _ = mounts::unmount(&self.cache.join("fuse"));
+        }
         let _ = std::fs::remove_file(self.cache.join("state.json"));
     }
 
@@ -463,7 +495,7 @@ impl Node {
                 key: key.clone(),
                 method: e.method,
                 mounts: e.mounts.clone(),
-                source: e.blob.source.read().unwrap().spec().clone(),
+                source: e.blob.source().spec().clone(),
             })
             .collect();
         let written = serde_json::to_vec(&saved).map_err(io::Error::from).and_then(|b| write_whole(&self.cache.join("state.json"), &b));
@@ -494,7 +526,10 @@ impl Node {
 
     /// What a new keeper is given.
     pub fn kept(&self) -> Vec<(String, RawFd)> {
-        self.entries.lock().unwrap().iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd())).collect()
+        let entries = self.entries.lock().unwrap();
+        let blobs = entries.iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
+        let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
+        blobs.chain(fuse).collect()
     }
 }
 
@@ -504,7 +539,7 @@ fn restore_locations(blob: &Blob, memory: OwnedFd) {
     let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len() as usize)];
     if file.read_exact_at(&mut bytes, 0).is_ok() {
         if let Ok(locations) = serde_json::from_slice(&bytes) {
-            blob.source.read().unwrap().add_locations(locations);
+            blob.source().add_locations(locations);
         }
     }
 }

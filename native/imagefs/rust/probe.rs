@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::sys;
+use crate::{fuse, sys};
 
 /// Prints {"fanotify": …, "fuse": …, "userNamespaces": …}; each {"ok": bool, "why": string}.
 pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
@@ -19,7 +19,7 @@ pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
     };
     let found: Value = json!({
         "fanotify": verdict(fanotify(&directory)),
-        "fuse": verdict(fuse()),
+        "fuse": verdict(erofs(&directory).and_then(|_| fuse::probe(&directory))),
         "userNamespaces": verdict(user_namespaces()),
     });
     println!("{found}");
@@ -28,7 +28,9 @@ pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
 
 /// Marks a sparse file, reads it, and expects to be asked first: the kernel's version alone proves nothing.
 fn fanotify(directory: &Path) -> Result<(), String> {
-    erofs_from_files(directory)?;
+    if erofs(directory)? == Erofs::BlockDevices {
+        return Err("the kernel's EROFS mounts only block devices (Linux 6.12 and later mount files)".into());
+    }
     let group = sys::fanotify_group().map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => "watching file systems needs root (CAP_SYS_ADMIN)".to_string(),
         Some(libc::EINVAL) => "the kernel has no pre-content events (Linux 6.14 and later have them)".to_string(),
@@ -62,8 +64,16 @@ fn fanotify(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// EROFS that mounts plain files (Linux 6.12 and later): with anything else mount(2) says ENOTBLK before it looks inside.
-fn erofs_from_files(directory: &Path) -> Result<(), String> {
+#[derive(PartialEq)]
+pub enum Erofs {
+    /// Mounts plain files (Linux 6.12 and later).
+    Files,
+    /// Mounts block devices only.
+    BlockDevices,
+}
+
+/// How this kernel mounts EROFS: for what it does not take mount(2) says ENOTBLK before it looks inside.
+pub fn erofs(directory: &Path) -> Result<Erofs, String> {
     let path = directory.join(format!("probe-erofs-{}", std::process::id()));
     let target = directory.join(format!("probe-mnt-{}", std::process::id()));
     let outcome = File::create(&path)
@@ -74,17 +84,13 @@ fn erofs_from_files(directory: &Path) -> Result<(), String> {
     let _ = std::fs::remove_file(&path);
     match outcome.map_err(|e| e.raw_os_error()) {
         // No valid superblock: it looked inside.
-        Err(Some(libc::EINVAL)) => Ok(()),
-        Err(Some(libc::EPERM)) => Err("mounting needs root (CAP_SYS_ADMIN)".into()),
+        Err(Some(libc::EINVAL)) => Ok(Erofs::Files),
+        Err(Some(libc::ENOTBLK)) => Ok(Erofs::BlockDevices),
+        Err(Some(libc::EPERM | libc::EACCES)) => Err("mounting needs root (CAP_SYS_ADMIN)".into()),
         Err(Some(libc::ENODEV)) => Err("the kernel has no EROFS".into()),
-        Err(Some(libc::ENOTBLK)) => Err("the kernel's EROFS mounts only block devices (6.12 and later mount files)".into()),
         Err(code) => Err(format!("EROFS: {}", code.map_or("unknown".into(), |c| std::io::Error::from_raw_os_error(c).to_string()))),
         Ok(()) => Err("EROFS mounted an empty file".into()),
     }
-}
-
-fn fuse() -> Result<(), String> {
-    Err("not built in".into())
 }
 
 fn user_namespaces() -> Result<(), String> {

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub struct Location {
     pub expires_at: f64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum SourceSpec {
     /// A bucket that is a directory.
@@ -53,28 +53,38 @@ pub struct Source {
     spec: SourceSpec,
     files: Mutex<HashMap<String, Arc<File>>>,
     locations: RwLock<HashMap<String, Location>>,
+    /// Objects that the bucket does not have, by the parent's word, and since when.
+    missing: RwLock<HashMap<String, Instant>>,
     agent: ureq::Agent,
 }
 
 /// An answer must begin within this time; slow ones are hedged long before.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A whole range, some MiB at most, must be there within this time.
 const RANGE_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// A location that expires this soon is not used any more.
 const EXPIRY_MARGIN_MS: f64 = 2_000.0;
+/// The parent's word that an object is missing counts this long; then it is asked again.
+const MISSING_FOR: Duration = Duration::from_secs(3);
 
 impl Source {
     pub fn new(spec: SourceSpec, agent: ureq::Agent) -> Source {
-        Source { spec, files: Mutex::default(), locations: RwLock::default(), agent }
+        Source { spec, files: Mutex::default(), locations: RwLock::default(), missing: RwLock::default(), agent }
     }
 
     pub fn spec(&self) -> &SourceSpec {
         &self.spec
     }
 
-    pub fn add_locations(&self, locations: HashMap<String, Location>) {
-        self.locations.write().unwrap().extend(locations);
+    /// None: the bucket does not have it.
+    pub fn add_locations(&self, locations: HashMap<String, Option<Location>>) {
+        for (key, location) in locations {
+            match location {
+                Some(location) => drop(self.locations.write().unwrap().insert(key, location)),
+                None => drop(self.missing.write().unwrap().insert(key, Instant::now())),
+            }
+        }
     }
 
     /// All locations, as a file in memory that a later handler can read.
@@ -115,6 +125,9 @@ impl Source {
     fn read_http(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
         let location = self.locations.read().unwrap().get(key).filter(|l| is_fresh(l)).cloned();
         let Some(location) = location else {
+            if self.missing.read().unwrap().get(key).is_some_and(|since| since.elapsed() < MISSING_FOR) {
+                return Err(FetchError::Permanent(format!("{key} is not in the bucket")));
+            }
             return Err(FetchError::NoLocation(format!("no location for {key}")));
         };
         let mut request = self.agent.get(&location.url).header("range", format!("bytes={offset}-{}", offset + length as u64 - 1));
@@ -128,7 +141,11 @@ impl Source {
             // The server does not know ranges; only a whole object that is the range will do.
             200 if offset == 0 => {}
             401 | 403 => {
-                self.locations.write().unwrap().remove(key);
+                // Unless a new one has come meanwhile.
+                let mut locations = self.locations.write().unwrap();
+                if locations.get(key).is_some_and(|l| l.url == location.url && l.headers == location.headers) {
+                    locations.remove(key);
+                }
                 return Err(FetchError::NoLocation(format!("{key}: HTTP {status}")));
             }
             404 | 410 | 416 => return Err(FetchError::Permanent(format!("{key}: HTTP {status}"))),

@@ -16,6 +16,8 @@ const START_TIMEOUT_MS = 10_000;
 const CONNECT_INTERVAL_MS = 20;
 /** Mounting answers within milliseconds; an unmount may wait for the kernel. */
 const CALL_TIMEOUT_MS = 30_000;
+const CALL_ATTEMPTS_MAX = 4;
+const STOP_TIMEOUT_MS = 10_000;
 
 const failureSchema = z.object({ code: z.string(), message: z.string() });
 const lineSchema = z.union([
@@ -30,6 +32,8 @@ export type DaemonOptions = {
   binary: string;
   cacheDir: string;
   cacheBytesMax: number;
+  readDeadlineMs: number;
+  blockDevices: boolean;
   /** Asked for the place of a pack whose location is unknown or expired. */
   onLocate: (key: string, pack: string) => void;
 };
@@ -45,8 +49,39 @@ export class Daemon {
     this.#options = options;
   }
 
-  /** Calls an operation; starts the processes first if need be. Throws what the other side reports, or `unavailable`. */
+  /**
+   * Calls an operation; starts the processes first if need be. A handler that dies under the call is asked again when it is
+   * back: all operations may be repeated. Throws what the other side reports, or `unavailable`.
+   */
   async call(op: string, fields: Record<string, unknown> = {}): Promise<unknown> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#callOnce(op, fields);
+      } catch (error) {
+        if (!(error instanceof HandlerGone) || attempt === CALL_ATTEMPTS_MAX || op === "stop") throw error;
+      }
+    }
+  }
+
+  /** Ends the processes, and waits until they are gone. */
+  async stop(): Promise<void> {
+    for (let attempt = 1; attempt <= CALL_ATTEMPTS_MAX && (await this.isRunning()); attempt++) {
+      // The answer may get lost with the process that was asked to end; or a handler died just before.
+      await this.#callOnce("stop", {}).catch((error: unknown) => {
+        if (!(error instanceof HandlerGone)) throw error;
+      });
+      for (
+        let waitedMs = 0;
+        waitedMs < STOP_TIMEOUT_MS && (await this.isRunning());
+        waitedMs += CONNECT_INTERVAL_MS
+      ) {
+        await sleep(CONNECT_INTERVAL_MS);
+      }
+    }
+    await this.close();
+  }
+
+  async #callOnce(op: string, fields: Record<string, unknown>): Promise<unknown> {
     const socket = await this.#connected();
     const id = this.#nextId++;
     const answer = new Promise<unknown>((resolve, reject) => this.#pending.set(id, { resolve, reject }));
@@ -61,7 +96,6 @@ export class Daemon {
 
   /** Whether somebody serves the cache directory, without starting it. */
   async isRunning(): Promise<boolean> {
-    if (this.#socket !== undefined) return true;
     const socket = await tryConnect(this.#socketPath);
     socket?.destroy();
     return socket !== undefined;
@@ -92,27 +126,34 @@ export class Daemon {
     socket.once("close", () => {
       this.#socket = undefined;
       for (const id of [...this.#pending.keys()]) {
-        this.#settle(id)?.reject(
-          new PlatformError("unavailable", "the imagefs handler ended", {
-            remedy: "It restarts by itself: try again.",
-          }),
-        );
+        this.#settle(id)?.reject(new HandlerGone());
       }
       // Stay in reach of its questions as long as this handle lives.
-      if (!this.#closed) void this.#connected().catch(() => undefined);
+      void this.#reconnect();
     });
-    socket.on("error", () => undefined);
     socket.unref();
-    createInterface({ input: socket }).on("line", (line) => this.#onLine(line));
+    createInterface({ input: socket })
+      .on("line", (line) => this.#onLine(line))
+      // The interface repeats the socket's errors.
+      .on("error", () => undefined);
     return socket;
   }
 
+  async #reconnect(): Promise<void> {
+    const socket = this.#closed ? undefined : await tryConnect(this.#socketPath);
+    socket?.destroy();
+    // Only to processes that are there: the last handle must not start what was stopped on purpose.
+    if (socket !== undefined && !this.#closed) await this.#connected().catch(() => undefined);
+  }
+
   async #start(): Promise<Socket> {
-    const { binary, cacheDir, cacheBytesMax } = this.#options;
+    const { binary, cacheDir, cacheBytesMax, readDeadlineMs, blockDevices } = this.#options;
     await mkdir(cacheDir, { recursive: true });
     const log = join(cacheDir, "imagefs.log");
     const output = openSync(log, "a");
-    const child = spawn(binary, ["serve", "--cache", cacheDir, "--cache-bytes-max", String(cacheBytesMax)], {
+    const limits = ["--cache-bytes-max", String(cacheBytesMax), "--read-deadline-ms", String(readDeadlineMs)];
+    if (blockDevices) limits.push("--block-devices", "true");
+    const child = spawn(binary, ["serve", "--cache", cacheDir, ...limits], {
       detached: true,
       stdio: ["ignore", output, output],
     });
@@ -162,12 +203,19 @@ export class Daemon {
   }
 }
 
+class HandlerGone extends PlatformError {
+  constructor() {
+    super("unavailable", "the imagefs handler ended", { remedy: "It restarts by itself: try again." });
+  }
+}
+
 function platformError({ code, message }: z.infer<typeof failureSchema>): PlatformError {
   return new PlatformError(code in ERROR_CODES ? (code as ErrorCode) : "internal", `imagefs: ${message}`);
 }
 
 async function tryConnect(path: string): Promise<Socket | undefined> {
   const socket = connect(path);
+  socket.on("error", () => undefined);
   try {
     await once(socket, "connect");
     return socket;

@@ -25,6 +25,10 @@ export type ImagefsOptions = {
   cacheDir: string;
   /** Bound of the cache on disk; images in use are never evicted. Default 64 GiB. */
   cacheBytesMax?: number;
+  /** A read that waited this long for the bucket fails with EIO. Default 30 s. */
+  readDeadlineMs?: number;
+  /** Mount EROFS from loop devices, as kernels before 6.12 need it and as is done there by itself. Only with "fuse". */
+  blockDevices?: boolean;
   /** The imagefs program. Default: the one that build.mjs made, if it is there. null: do without, images are extracted. */
   binary?: string | null;
 };
@@ -61,6 +65,7 @@ export type Mount = {
 };
 
 const DEFAULT_CACHE_BYTES_MAX = 64 * 2 ** 30;
+const DEFAULT_READ_DEADLINE_MS = 30_000;
 const IMAGE_OBJECT_BYTES_MAX = 1 << 30;
 const BUILT_BINARY = join(import.meta.dirname, "..", "pilotlight-imagefs");
 /** Locations are handed over in groups, so that the first ones arrive early. */
@@ -94,6 +99,8 @@ export class Imagefs {
       binary: this.binary,
       cacheDir: options.cacheDir,
       cacheBytesMax: options.cacheBytesMax ?? DEFAULT_CACHE_BYTES_MAX,
+      readDeadlineMs: options.readDeadlineMs ?? DEFAULT_READ_DEADLINE_MS,
+      blockDevices: options.blockDevices ?? false,
       onLocate: (key, pack) => void this.#locate(key, [pack]).catch(() => undefined),
     });
   }
@@ -168,13 +175,7 @@ export class Imagefs {
 
   /** Unmounts everything and ends the processes. The cache stays. */
   async stop(): Promise<void> {
-    if ((await this.#daemon?.isRunning()) === true) {
-      await this.#call("stop").catch((error: unknown) => {
-        // The answer may get lost with the process that was asked to end.
-        if (toPlatformError(error).code !== "unavailable") throw error;
-      });
-    }
-    await this.close();
+    await this.#daemon?.stop();
   }
 
   /** Ends this handle only: mounts and processes stay. */
@@ -221,16 +222,13 @@ export class Imagefs {
     if (bucket === undefined) return;
     for (let i = 0; i < packs.length; i += LOCATIONS_AT_ONCE) {
       const located = await Promise.all(
-        packs.slice(i, i + LOCATIONS_AT_ONCE).map(async (pack) => {
-          const where = await bucket.locate(pack);
-          return where.kind === "http"
-            ? [pack, { url: where.url, headers: where.headers, expiresAt: where.expiresAt }]
-            : undefined;
-        }),
+        packs
+          .slice(i, i + LOCATIONS_AT_ONCE)
+          .map(async (pack) => [pack, await locationOf(bucket, pack)] as const),
       );
       await this.#call("locations", {
         key,
-        locations: Object.fromEntries(located.filter((entry) => entry !== undefined)),
+        locations: Object.fromEntries(located),
       });
     }
   }
@@ -275,4 +273,24 @@ async function sourceOf(bucket: ObjectStore, manifestDigest: string): Promise<So
   if (where.kind === "file" && where.path.endsWith(`/${key}`))
     return { kind: "directory", path: where.path.slice(0, -key.length - 1) };
   return { kind: "http" };
+}
+
+type Location = { url: string; headers: Record<string, string>; expiresAt: number };
+
+/** null: the bucket does not have it. Other failures are thrown: the handler asks again. */
+async function locationOf(bucket: ObjectStore, pack: string): Promise<Location | null> {
+  try {
+    const where = await bucket.locate(pack);
+    if (where.kind !== "http")
+      throw new PlatformError("internal", `${pack} is a file in a bucket that is none`);
+    // JSON knows no infinity.
+    return {
+      url: where.url,
+      headers: where.headers,
+      expiresAt: Math.min(where.expiresAt, Number.MAX_SAFE_INTEGER),
+    };
+  } catch (error) {
+    if (toPlatformError(error).code === "notFound") return null;
+    throw error;
+  }
 }

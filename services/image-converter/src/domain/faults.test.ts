@@ -1,12 +1,12 @@
 // Reads are asynchronous throughout: the bucket's server runs in this process and must go on answering.
 // What readers of a mounted image see when things go wrong: the right bytes, late perhaps, or EIO. Never anything else.
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Imagefs, type Mount, type MountMethod, openImagefs } from "@pilotlight/imagefs";
+import { type Imagefs, type Mount, openImagefs } from "@pilotlight/imagefs";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
 import { hostPlatform, writeOciLayout } from "@pilotlight/oci";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -55,21 +55,31 @@ afterAll(async () => {
 
 const probe = await openImagefs({ cacheDir: join(scratch, "probe") }).probe();
 
-describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
-  const ability = probe[method as "fanotify" | "fuse"];
+describe.each<{ method: "fanotify" | "fuse"; blockDevices: boolean }>([
+  { method: "fanotify", blockDevices: false },
+  { method: "fuse", blockDevices: false },
+  { method: "fuse", blockDevices: true },
+])("a mount by $method, block devices: $blockDevices", ({ method, blockDevices }) => {
+  const ability = probe[method];
+  const name = `${method}${blockDevices ? "-loop" : ""}`;
   let imagefs: Imagefs;
   let mount: Mount;
   let number = 0;
 
-  beforeEach(async ({ skip }) => {
+  beforeEach(async ({ skip, task }) => {
     if (!ability.ok) skip(`${method}: ${ability.why}`);
     Object.assign(server, { fault: "none", faultsLeft: Number.POSITIVE_INFINITY });
     number++;
-    imagefs = openImagefs({ cacheDir: join(scratch, `cache-${method}-${number}`), readDeadlineMs: 4_000 });
+    imagefs = openImagefs({
+      cacheDir: join(scratch, `cache-${name}-${number}`),
+      // Long, for a loaded machine must not look like a fault; short where the deadline itself is the point.
+      readDeadlineMs: task.name.includes("that stays") ? 3_000 : 30_000,
+      blockDevices,
+    });
     mount = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
-      mountpoint: join(scratch, `root-${method}-${number}`),
+      mountpoint: join(scratch, `root-${name}-${number}`),
       method,
       fill: false,
     });
@@ -79,11 +89,11 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
     await imagefs?.stop();
     const left = readFileSync("/proc/self/mountinfo", "utf8")
       .split("\n")
-      .filter((line) => line.includes(scratch));
+      .filter((line) => line.includes(`-${name}-${number} `) || line.includes(`-${name}-${number}/`));
     expect(left).toEqual([]);
     expect(
       readdirSync("/proc").filter(
-        (pid) => /^\d+$/.test(pid) && commandLine(pid).includes(join(scratch, `cache-${method}-${number}/`)),
+        (pid) => /^\d+$/.test(pid) && commandLine(pid).includes(join(scratch, `cache-${name}-${number}/`)),
       ),
     ).toEqual([]);
   });
@@ -142,8 +152,12 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
   test("a killed keeper is replaced, and the handler after it still works", async () => {
     const [keeper] = processes(imagefs.cacheDir, "serve");
     process.kill(keeper as number, "SIGKILL");
-    const next = await eventually(() => processes(imagefs.cacheDir, "keeper")[0]);
-    expect(next).not.toBe(keeper);
+    // It has taken over when it holds the blob.
+    await eventually(() =>
+      processes(imagefs.cacheDir, "keeper").find((pid) =>
+        openFiles(pid).some((path) => path.endsWith("data.blob")),
+      ),
+    );
     process.kill(processes(imagefs.cacheDir, "handler")[0] as number, "SIGKILL");
     expect((await readFile(join(mount.root, "big"))).equals(CONTENT)).toBe(true);
   });
@@ -161,11 +175,12 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
 
   test("what a crash of both processes left behind is cleaned up by the next start", async () => {
     const file = await open(join(mount.root, "small"));
-    for (const pid of [...processes(imagefs.cacheDir, "serve"), ...processes(imagefs.cacheDir, "handler")])
-      process.kill(pid, "SIGKILL");
+    // Stopped first: otherwise the one that is killed last replaces the other in between.
+    const both = [...processes(imagefs.cacheDir, "serve"), ...processes(imagefs.cacheDir, "handler")];
+    for (const signal of ["SIGSTOP", "SIGKILL"] as const) for (const pid of both) process.kill(pid, signal);
     await eventually(() => (processes(imagefs.cacheDir, "handler").length === 0 ? true : undefined));
     await imagefs.close();
-    imagefs = openImagefs({ cacheDir: imagefs.cacheDir });
+    imagefs = openImagefs({ cacheDir: imagefs.cacheDir, blockDevices });
     mount = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
@@ -181,7 +196,7 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
     await readFile(join(mount.root, "big"));
     await imagefs.stop();
     const before = server.packRequests;
-    imagefs = openImagefs({ cacheDir: imagefs.cacheDir });
+    imagefs = openImagefs({ cacheDir: imagefs.cacheDir, blockDevices });
     mount = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
@@ -200,7 +215,7 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
       const more = await imagefs.mount({
         bucket,
         manifestDigest: image.manifestDigest,
-        mountpoint: join(scratch, `more-${method}-${i}`),
+        mountpoint: join(scratch, `more-${name}-${i}`),
         method,
         fill: false,
       });
@@ -208,15 +223,17 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
     }
     const contents = await Promise.all(roots.map((root) => readFile(join(root, "big"))));
     expect(contents.every((content) => content.equals(CONTENT))).toBe(true);
-    expect(server.packBytes - before).toBeLessThanOrEqual(image.sizes.wireBytes * 1.01);
+    // On a loaded machine some requests are slow enough to be hedged.
+    const hedgedBytes = ((await imagefs.stats())?.hedges ?? 0) * (64 << 10);
+    expect(server.packBytes - before).toBeLessThanOrEqual(image.sizes.wireBytes * 1.01 + hedgedBytes);
   });
 
   test("a writable layer takes changes and leaves the image alone", async () => {
-    const writableDir = join(scratch, `writable-${method}`);
+    const writableDir = join(scratch, `writable-${name}`);
     const writable = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
-      mountpoint: join(scratch, `rw-${method}`),
+      mountpoint: join(scratch, `rw-${name}`),
       method,
       writableDir,
       fill: false,
@@ -232,7 +249,7 @@ describe.each<MountMethod>(["fanotify", "fuse"])("a mount by %s", (method) => {
     const filling = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
-      mountpoint: join(scratch, `fill-${method}`),
+      mountpoint: join(scratch, `fill-${name}`),
       method,
     });
     const stats = await eventually(async () => {
@@ -252,6 +269,14 @@ function commandLine(pid: string): string {
     return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
   } catch {
     return "";
+  }
+}
+
+function openFiles(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+  } catch {
+    return [];
   }
 }
 
