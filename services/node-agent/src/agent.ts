@@ -49,6 +49,8 @@ export type AgentConfig = ServiceConfig<(typeof config)["fields"]>;
 const ASSIGNMENT_FILE = "assignment.json";
 /** Slots of a machine without accelerators. */
 const CPU_SLOTS = 4;
+/** As the weight streamer makes them. */
+const SEGMENT_DIR_MODE = 0o750;
 const CALL_TIMEOUT_MS = 10_000;
 const HOUSEKEEPING_INTERVAL_MS = 60_000;
 /** How often the names of log files are looked up anew. */
@@ -67,7 +69,8 @@ export async function startAgent(
   const stateDir = resolve(settings.stateDir);
   const runDir = join(stateDir, "run");
   await mkdir(runDir, { recursive: true });
-  await mkdir(settings.segmentsDir, { recursive: true });
+  const segmentDirs = segmentDirsOf(settings);
+  for (const directory of segmentDirs) await mkdir(directory, { recursive: true, mode: SEGMENT_DIR_MODE });
 
   const capacity = capacityOf(settings);
   const backend = localBackend({ runDir, images: await imagesIn(join(stateDir, "images")) });
@@ -112,7 +115,7 @@ export async function startAgent(
           environment: environmentOf(replica, assignmentFile, capacity.acceleratorKind, launchSettings),
           binds: [
             { path: folder, writable: false },
-            { path: resolve(settings.segmentsDir), writable: false },
+            ...segmentDirs.map((path) => ({ path, writable: false })),
           ],
           devices: devicesOf(replica, capacity.acceleratorKind, hostDevices()),
           ...logFiles(replica.assignment.replicaId),
@@ -213,6 +216,12 @@ function capacityOf(settings: AgentConfig): NodeCapacity {
       : settings.memoryMib;
   return { acceleratorKind: kind, accelerators, memoryMib };
 }
+
+/** The weight streamer makes them too; whoever comes first. */
+const segmentDirsOf = ({ segmentDirs, nodeId }: AgentConfig): string[] =>
+  segmentDirs.length > 0
+    ? segmentDirs.map((directory) => resolve(directory))
+    : [`/dev/shm/pilotlight-${process.getuid?.() ?? 0}-${nodeId}`];
 
 const hostDevices = (): string[] =>
   readdirSync("/dev")

@@ -15,9 +15,9 @@ export const config = defineConfig("node-agent", {
   imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
-  segmentsDir: text(
-    "/dev/shm/pilotlight",
-    "Folder of the weight streamer's shared-memory segments; replicas see it under the same path.",
+  segmentDirs: list(
+    [],
+    "Folders of the weight streamer's segments, which replicas see under the same paths; empty: its default in /dev/shm.",
   ),
   acceleratorKind: text(
     "",

@@ -53,7 +53,8 @@ export class ReplicaRunner {
   #replica: Replica;
   readonly #ports: RunnerPorts;
   readonly #inputs: { input: ReplicaInput; done: () => void }[] = [];
-  #stepping: Promise<void> | undefined;
+  #isStepping = false;
+  #stepping: Promise<void> = Promise.resolve();
   #acting: Promise<void> = Promise.resolve();
   #act = new AbortController();
   #timer: NodeJS.Timeout | undefined;
@@ -83,9 +84,9 @@ export class ReplicaRunner {
     if (this.#closed) return Promise.resolve();
     return new Promise((resolve) => {
       this.#inputs.push({ input, done: resolve });
-      this.#stepping ??= this.#stepAll().finally(() => {
-        this.#stepping = undefined;
-      });
+      if (this.#isStepping) return;
+      this.#isStepping = true;
+      this.#stepping = this.#stepAll();
     });
   }
 
@@ -122,6 +123,7 @@ export class ReplicaRunner {
       if (after !== before) await this.#move(before, { ...after, revision: before.revision + 1 });
       next.done();
     }
+    this.#isStepping = false; // in the same instant as the last look at #inputs
   }
 
   async #move(before: Replica, after: Replica): Promise<void> {

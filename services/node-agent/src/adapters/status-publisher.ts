@@ -2,8 +2,9 @@
 // replace each other here and nothing piles up. A replica's states are sent one after the other, never out of order.
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { equals } from "@bufbuild/protobuf";
 import { type Bus, publish } from "@pilotlight/bus";
-import { EVENTS } from "@pilotlight/contracts";
+import { EVENTS, type ReplicaStatus, ReplicaStatusSchema } from "@pilotlight/contracts";
 import { backoffMs, type RetryPolicy, toPlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
 import type { Replica } from "../domain/replica.ts";
@@ -16,6 +17,8 @@ export class StatusPublisher {
   readonly #goneKeepMs: number;
   readonly #onGoneSaid: (replicaId: string) => void;
   readonly #newest = new Map<string, Replica>();
+  /** What was said last of each replica that is not gone. */
+  readonly #said = new Map<string, ReplicaStatus>();
   readonly #sending = new Map<string, Promise<void>>();
   readonly #stopper = new AbortController();
 
@@ -33,7 +36,7 @@ export class StatusPublisher {
     if (this.#sending.has(replicaId)) return;
     this.#sending.set(
       replicaId,
-      this.#send(replicaId).finally(() => this.#sending.delete(replicaId)),
+      Promise.resolve().then(() => this.#send(replicaId)),
     );
   }
 
@@ -48,21 +51,11 @@ export class StatusPublisher {
   async #send(replicaId: string): Promise<void> {
     for (let attempt = 1; !this.#stopper.signal.aborted; ) {
       const replica = this.#newest.get(replicaId);
-      if (replica === undefined) return;
+      if (replica === undefined) break;
       try {
-        await publish(
-          this.#bus,
-          EVENTS.replicaReported,
-          { status: statusOf(replica) },
-          {
-            id: `${replicaId}:${replica.revision}`,
-            retry: PATIENCE,
-            ...(replica.state.kind === "gone" ? { ttlMs: this.#goneKeepMs } : {}),
-          },
-        );
+        await this.#say(replicaId, replica);
         attempt = 1;
         if (this.#newest.get(replicaId) === replica) this.#newest.delete(replicaId);
-        if (replica.state.kind === "gone") this.#onGoneSaid(replicaId);
       } catch (thrown) {
         const delayMs = backoffMs(PATIENCE, attempt++, Math.random());
         logger("status").warn("a replica's state cannot be said yet", {
@@ -73,5 +66,20 @@ export class StatusPublisher {
         await sleep(delayMs, undefined, { signal: this.#stopper.signal }).catch(() => {});
       }
     }
+    this.#sending.delete(replicaId); // in the same instant as the last look at #newest
+  }
+
+  async #say(replicaId: string, replica: Replica): Promise<void> {
+    const status = statusOf(replica);
+    const before = this.#said.get(replicaId);
+    if (before !== undefined && equals(ReplicaStatusSchema, before, status)) return;
+    const isGone = replica.state.kind === "gone";
+    const id = `${replicaId}:${replica.revision}`;
+    const options = { id, retry: PATIENCE, ...(isGone ? { ttlMs: this.#goneKeepMs } : {}) };
+    await publish(this.#bus, EVENTS.replicaReported, { status }, options);
+    if (isGone) {
+      this.#said.delete(replicaId);
+      this.#onGoneSaid(replicaId);
+    } else this.#said.set(replicaId, status);
   }
 }

@@ -124,7 +124,7 @@ export class TestNode {
         NODE_ID: NODE,
         STATE_DIR: this.stateDir,
         BUCKET_URI: `file://${this.home}/bucket`,
-        SEGMENTS_DIR: join(this.home, "segments"),
+        SEGMENT_DIRS: join(this.home, "segments"),
         GRPC_PORT: String(this.#ports.agent),
         IMAGE_CONVERTER_ADDRESS: `127.0.0.1:${this.#ports.converter}`,
         REPORT_INTERVAL_MS: "100",
