@@ -12,6 +12,8 @@ export type ServiceProcess = {
   /** Resolves with the first line (past or future) that matches. */
   logged(match: (line: LogRecord) => boolean): Promise<LogRecord>;
   kill(signal: NodeJS.Signals): Promise<void>;
+  /** The exit code, once it ends by itself; null when a signal ended it. */
+  readonly exited: Promise<number | null>;
   /** SIGTERM; gives the exit code. */
   stop(): Promise<number | null>;
 };
@@ -64,6 +66,7 @@ function serviceOf(
   return {
     pid: child.pid ?? -1,
     lines,
+    exited,
     logged: (match) =>
       new Promise((resolve) => {
         const check = () => {

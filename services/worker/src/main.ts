@@ -1,0 +1,21 @@
+// A replica's process.
+import { runService } from "@pilotlight/service";
+import { readAssignment } from "./assignment.ts";
+import { config } from "./config.ts";
+import { startWorker } from "./worker.ts";
+
+await runService({
+  config,
+  logFields: (settings) => {
+    const { application, version, deployment, replicaId } = readAssignment(settings.assignmentFile);
+    return { application, version, deployment: deployment.name, replicaId };
+  },
+  async start(context) {
+    const assignment = readAssignment(context.config.assignmentFile);
+    const { REPLICA_TOKEN: _, ...childEnvironment } = process.env;
+    await startWorker(context, assignment, {
+      childEnvironment,
+      end: () => process.kill(process.pid, "SIGTERM"),
+    });
+  },
+});
