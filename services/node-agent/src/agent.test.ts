@@ -54,6 +54,7 @@ describe("a replica's life", () => {
       "MODE",
       "NATS_URL",
       "NODE_AGENT_ADDRESS",
+      "NODE_COMPILE_CACHE",
       "PILOTLIGHT_PLACE",
       "REPLICA_TOKEN",
       "WEIGHT_STREAMER_ADDRESS",

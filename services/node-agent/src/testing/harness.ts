@@ -18,7 +18,7 @@ import {
   type ReplicaStatus,
 } from "@pilotlight/contracts";
 import type { PlatformError } from "@pilotlight/errors";
-import { freePort } from "@pilotlight/servers";
+import { cacheDir, freePort } from "@pilotlight/servers";
 import { type GrpcDoor, grpcService, serveGrpc } from "@pilotlight/service";
 import { expect } from "vitest";
 
@@ -120,6 +120,7 @@ export class TestNode {
     const agent = spawn(process.execPath, [join(here, "agent-main.ts")], {
       env: {
         PATH: process.env.PATH,
+        NODE_COMPILE_CACHE: cacheDir("node-compile"),
         NATS_URL: this.#natsUrl,
         NODE_ID: NODE,
         STATE_DIR: this.stateDir,
@@ -191,7 +192,7 @@ export class TestNode {
             resources: { accelerators: 1, memoryMib: 256 },
             startTimeoutMs: 20_000,
             drainTimeoutMs: 5_000,
-            environment: { MODE: mode, ...environment },
+            environment: { MODE: mode, NODE_COMPILE_CACHE: cacheDir("node-compile"), ...environment },
             ...rest,
           },
           ...more,
