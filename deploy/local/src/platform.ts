@@ -1,10 +1,18 @@
 // The platform on one machine: real servers, then every service as a process of its own, wired by environment.
+import { createHash } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { cacheDir, startNatsServer, startPostgresServer } from "@pilotlight/servers";
+import {
+  cacheDir,
+  freePort,
+  type ServerProcess,
+  startNatsServer,
+  startPostgresServer,
+} from "@pilotlight/servers";
 import { type Bucket, startBucket } from "./bucket.ts";
 import { serviceMain, serviceNames } from "./checkout.ts";
+import { type KeptServer, keepServer } from "./kept-server.ts";
 import { type Ports, pickPorts } from "./ports.ts";
 import { endLeftovers, type ProcessSpec, Supervisor, type SupervisorOptions } from "./supervisor.ts";
 
@@ -37,9 +45,11 @@ export type Platform = {
   readonly bucket: Bucket;
   readonly logDir: string;
   /** The servers that were started here, for tests that interrupt them. */
-  readonly servers: { natsPid: number | undefined; postgresPid: number | undefined };
+  readonly servers: { nats: KeptServer | undefined; postgres: KeptServer | undefined };
   stop(): Promise<void>;
 };
+
+const SERVER_RESTART_DELAY_MS = 500;
 
 /** First who takes requests, then who starts replicas, then the rest: nothing is started or lost while stopping. */
 const STOP_ORDER = [["gateway"], ["rollout", "autoscaler"], ["node-agent"]];
@@ -54,12 +64,18 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
   const { ports, moved } = await pickPorts(options.usualPorts);
   for (const { door, from, to } of moved) options.onMovedPort?.(door, from, to);
 
+  const kept = (name: string, start: () => Promise<ServerProcess & { url: string }>) =>
+    keepServer({
+      start,
+      restartDelayMs: SERVER_RESTART_DELAY_MS,
+      onRestart: () => options.onEvent?.({ kind: "restarting", name, detail: "the server ended by itself" }),
+    });
+  const natsOptions = { stateDir: join(stateDir, "nats"), port: ports.nats };
+  const postgresOptions = { stateDir: join(stateDir, "postgres"), port: ports.postgres, durable: true };
   const [nats, postgres, bucket] = await Promise.all([
-    options.natsUrl === undefined
-      ? startNatsServer({ stateDir: join(stateDir, "nats"), port: ports.nats })
-      : undefined,
+    options.natsUrl === undefined ? kept("nats", () => startNatsServer(natsOptions)) : undefined,
     options.postgresUrl === undefined
-      ? startPostgresServer({ stateDir: join(stateDir, "postgres"), port: ports.postgres, durable: true })
+      ? kept("postgres", () => startPostgresServer(postgresOptions))
       : undefined,
     startBucket(options.bucket, { stateDir: join(stateDir, "bucket"), port: ports.s3, logDir }),
   ]);
@@ -104,7 +120,7 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
     supervisor,
     bucket,
     logDir,
-    servers: { natsPid: nats?.pid, postgresPid: postgres?.pid },
+    servers: { nats, postgres },
     async stop() {
       await supervisor.stop(STOP_ORDER);
       await stopServers();
@@ -152,7 +168,6 @@ async function processSpec(
   ports: Ports,
   shared: Record<string, string>,
 ): Promise<ProcessSpec> {
-  const { freePort } = await import("@pilotlight/servers");
   const adminPort = await freePort();
   const stateDir = join(options.stateDir, name);
   await mkdir(stateDir, { recursive: true });
@@ -176,6 +191,7 @@ async function processSpec(
       STATE_DIR: stateDir,
       ...(grpcPort === undefined ? {} : { GRPC_PORT: String(grpcPort) }),
       ...(httpPort === undefined ? {} : { HTTP_PORT: String(httpPort) }),
+      ...(name === "weight-streamer" ? { SEGMENT_DIR: sharedMemoryDir(options.stateDir) } : {}),
       ...(name === "node-agent" ? nodeAgentEnvironment(options) : {}),
     },
     ...(httpPort === undefined ? {} : { sockets: [{ name, host: "127.0.0.1", port: httpPort }] }),
@@ -183,9 +199,17 @@ async function processSpec(
   };
 }
 
+/** Shared memory of this platform alone: several may run on one machine. */
+const sharedMemoryDir = (stateDir: string): string =>
+  `/dev/shm/pilotlight-${createHash("sha256").update(stateDir).digest("hex").slice(0, 12)}`;
+
 const nodeAgentEnvironment = (options: PlatformOptions): Record<string, string> => ({
   WORKER_IMAGE: options.workerImage,
   ACCELERATORS: String(options.accelerators),
+  SEGMENT_DIRS: [
+    sharedMemoryDir(options.stateDir),
+    join(options.stateDir, "weight-streamer", "segments"),
+  ].join(","),
   LOG_GLOBS: join(options.stateDir, "logs", "*.log"),
   STOP_REPLICAS_ON_EXIT: "true",
 });
