@@ -66,7 +66,8 @@ unsafe fn all_heads<S: Simd, T: Widen>(query: &Query, out: &mut [f32]) {
 #[inline(always)]
 unsafe fn heads<S: Simd, T: Widen, const H: usize>(query: &Query, q: &[f32], out: &mut [f32]) {
     let d = query.head_dim;
-    let mut acc = [[0.0f32; HEAD_DIM_MAX]; H];
+    // Sums of values, weighted relative to the running maximum.
+    out.fill(0.0);
     let mut max = [f32::NEG_INFINITY; H];
     let mut sum = [0.0f32; H];
     let mut weights = [[0.0f32; BLOCK_TOKENS]; H];
@@ -77,22 +78,19 @@ unsafe fn heads<S: Simd, T: Widen, const H: usize>(query: &Query, q: &[f32], out
         unsafe {
             let place = query.block_bytes * query.blocks[block] as usize;
             scores::<S, T, H>(d, q, query.keys.add(place).cast(), &mut weights);
+            let mut rescale = [1.0f32; H];
             for h in 0..H {
                 weights[h][..first].fill(f32::NEG_INFINITY);
                 weights[h][last..].fill(f32::NEG_INFINITY);
-                let rescale = soften::<S>(&mut weights[h], &mut max[h], &mut sum[h], first..last);
-                if rescale != 1.0 {
-                    acc[h][..d].iter_mut().for_each(|value| *value *= rescale);
-                }
-                add_values::<S, T>(d, query.values.add(place).cast(), &weights[h], first..last, &mut acc[h]);
+                rescale[h] = soften::<S>(&mut weights[h], &mut max[h], &mut sum[h], first..last);
             }
+            let values = query.values.add(place).cast();
+            add_values::<S, T, H>(d, values, &weights, &rescale, first..last, out);
         }
     }
     for h in 0..H {
         let inverse = 1.0 / sum[h];
-        for (o, a) in out[h * d..(h + 1) * d].iter_mut().zip(&acc[h]) {
-            *o = a * inverse;
-        }
+        out[h * d..(h + 1) * d].iter_mut().for_each(|value| *value *= inverse);
     }
 }
 
@@ -164,32 +162,70 @@ unsafe fn soften<S: Simd>(
     }
 }
 
-/// acc += weights[j] * value[j] for the valid slots, in their order.
+/// out[h] = out[h] * rescale[h] + the sum of weights[h][j] * value[j] over the valid slots, in their order.
 #[inline(always)]
-unsafe fn add_values<S: Simd, T: Widen>(
+unsafe fn add_values<S: Simd, T: Widen, const H: usize>(
     d: usize,
     values: *const T::Raw,
-    weights: &[f32; BLOCK_TOKENS],
+    weights: &[[f32; BLOCK_TOKENS]; H],
+    rescale: &[f32; H],
     valid: std::ops::Range<usize>,
-    acc: &mut [f32; HEAD_DIM_MAX],
+    out: &mut [f32],
 ) {
-    let whole = d / S::LANES * S::LANES;
     let mut i = 0;
-    while i < whole {
-        unsafe {
-            let p = acc.as_mut_ptr().add(i);
-            let mut lanes = S::load(p);
-            for j in valid.clone() {
-                lanes = S::fma(S::splat(weights[j]), T::load::<S>(values.add(j * d + i)), lanes);
-            }
-            S::store(p, lanes);
+    unsafe {
+        while i + 2 * S::LANES <= d {
+            add_columns::<S, T, H, 2>(d, i, values, weights, rescale, valid.clone(), out);
+            i += 2 * S::LANES;
         }
-        i += S::LANES;
+        while i + S::LANES <= d {
+            add_columns::<S, T, H, 1>(d, i, values, weights, rescale, valid.clone(), out);
+            i += S::LANES;
+        }
     }
     while i < d {
-        for j in valid.clone() {
-            acc[i] += weights[j] * unsafe { T::widen(values.add(j * d + i)) };
+        for h in 0..H {
+            let mut sum = out[h * d + i] * rescale[h];
+            for j in valid.clone() {
+                sum += weights[h][j] * unsafe { T::widen(values.add(j * d + i)) };
+            }
+            out[h * d + i] = sum;
         }
         i += 1;
+    }
+}
+
+/// `C` vectors of columns from column `i` on, for all heads: each value is loaded once, and the sums are independent.
+#[inline(always)]
+unsafe fn add_columns<S: Simd, T: Widen, const H: usize, const C: usize>(
+    d: usize,
+    i: usize,
+    values: *const T::Raw,
+    weights: &[[f32; BLOCK_TOKENS]; H],
+    rescale: &[f32; H],
+    valid: std::ops::Range<usize>,
+    out: &mut [f32],
+) {
+    unsafe {
+        let mut sums = [[S::splat(0.0); C]; H];
+        for h in 0..H {
+            for c in 0..C {
+                let p = out.as_ptr().add(h * d + i + c * S::LANES);
+                sums[h][c] = S::mul(S::load(p), S::splat(rescale[h]));
+            }
+        }
+        for j in valid {
+            for c in 0..C {
+                let value = T::load::<S>(values.add(j * d + i + c * S::LANES));
+                for h in 0..H {
+                    sums[h][c] = S::fma(S::splat(*weights[h].get_unchecked(j)), value, sums[h][c]);
+                }
+            }
+        }
+        for h in 0..H {
+            for c in 0..C {
+                S::store(out.as_mut_ptr().add(h * d + i + c * S::LANES), sums[h][c]);
+            }
+        }
     }
 }

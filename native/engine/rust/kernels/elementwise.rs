@@ -86,25 +86,29 @@ unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// Applies a function of vectors to every element, the last few padded with zeros.
-#[inline(always)]
-unsafe fn map<S: Simd>(x: &mut [f32], f: impl Fn(S::V, usize) -> S::V) {
-    unsafe {
-        let whole = x.len() / S::LANES * S::LANES;
-        let mut i = 0;
-        while i < whole {
-            let p = x.as_mut_ptr().add(i);
-            S::store(p, f(S::load(p), i));
-            i += S::LANES;
+/// Replaces every element by an expression of vectors, the last few padded with zeros. A macro and not a function that
+/// takes a closure: a closure that the compiler does not inline has none of the caller's instruction set.
+macro_rules! map {
+    ($S:ty, $x:expr, |$v:ident, $i:ident| $value:expr) => {{
+        let x: &mut [f32] = $x;
+        let whole = x.len() / <$S>::LANES * <$S>::LANES;
+        let mut $i = 0;
+        while $i < whole {
+            let p = x.as_mut_ptr().add($i);
+            let $v = <$S>::load(p);
+            <$S>::store(p, $value);
+            $i += <$S>::LANES;
         }
-        if i < x.len() {
-            let rest = x.len() - i;
+        if $i < x.len() {
+            let rest = x.len() - $i;
             let mut lanes = [0.0f32; 16];
-            lanes[..rest].copy_from_slice(&x[i..]);
-            S::store(lanes.as_mut_ptr(), f(S::load(lanes.as_ptr()), i));
-            x[i..].copy_from_slice(&lanes[..rest]);
+            lanes[..rest].copy_from_slice(&x[$i..]);
+            let $v = <$S>::load(lanes.as_ptr());
+            let value = $value;
+            <$S>::store(lanes.as_mut_ptr(), value);
+            x[$i..].copy_from_slice(&lanes[..rest]);
         }
-    }
+    }};
 }
 
 #[inline(always)]
@@ -120,7 +124,7 @@ unsafe fn load_at<S: Simd>(x: &[f32], i: usize) -> S::V {
 #[inline(always)]
 pub unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     assert!(gate.len() == up.len());
-    unsafe { map::<S>(gate, |g, i| S::mul(S::mul(g, sigmoid::<S>(g)), load_at::<S>(up, i))) }
+    unsafe { map!(S, gate, |g, i| S::mul(S::mul(g, sigmoid::<S>(g)), load_at::<S>(up, i))) }
 }
 
 /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and tanh(y) = 2 sigmoid(2y) - 1.
@@ -136,35 +140,37 @@ unsafe fn gelu_tanh_of<S: Simd>(x: S::V) -> S::V {
 #[inline(always)]
 pub unsafe fn gelu_tanh_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     assert!(gate.len() == up.len());
-    unsafe { map::<S>(gate, |g, i| S::mul(gelu_tanh_of::<S>(g), load_at::<S>(up, i))) }
+    unsafe { map!(S, gate, |g, i| S::mul(gelu_tanh_of::<S>(g), load_at::<S>(up, i))) }
 }
 
 #[inline(always)]
 pub unsafe fn gelu_tanh<S: Simd>(x: &mut [f32]) {
-    unsafe { map::<S>(x, |v, _| gelu_tanh_of::<S>(v)) }
+    unsafe { map!(S, x, |v, i| gelu_tanh_of::<S>(v)) }
 }
 
 /// x * (1 + erf(x / sqrt 2)) / 2, erf by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
 #[inline(always)]
-pub unsafe fn gelu<S: Simd>(x: &mut [f32]) {
+unsafe fn gelu_of<S: Simd>(x: S::V) -> S::V {
     unsafe {
-        map::<S>(x, |v, _| {
-            let z = S::mul(v, S::splat(std::f32::consts::FRAC_1_SQRT_2));
-            let negative = S::mul(z, S::splat(-1.0));
-            let magnitude = S::max(z, negative);
-            let one = S::splat(1.0);
-            let t = S::div(one, S::fma(magnitude, S::splat(0.327_591_1), one));
-            let mut p = S::splat(1.061_405_4);
-            for c in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
-                p = S::fma(p, t, S::splat(c));
-            }
-            let tail = S::mul(S::mul(p, t), exp::<S>(S::mul(magnitude, S::mul(magnitude, S::splat(-1.0)))));
-            // With phi(|z|) = 1 - tail/2: x >= 0 gives x - x tail/2, x < 0 gives x tail/2; both are
-            // max(x, 0) - |x| tail / 2.
-            let magnitude_x = S::max(v, S::mul(v, S::splat(-1.0)));
-            S::fma(S::mul(magnitude_x, tail), S::splat(-0.5), S::max(v, S::splat(0.0)))
-        })
+        let z = S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2));
+        let magnitude = S::max(z, S::mul(z, S::splat(-1.0)));
+        let one = S::splat(1.0);
+        let t = S::div(one, S::fma(magnitude, S::splat(0.327_591_1), one));
+        let mut p = S::splat(1.061_405_4);
+        for c in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
+            p = S::fma(p, t, S::splat(c));
+        }
+        let tail = S::mul(S::mul(p, t), exp::<S>(S::mul(magnitude, S::mul(magnitude, S::splat(-1.0)))));
+        // With phi(|z|) = 1 - tail/2: x >= 0 gives x - x tail/2, x < 0 gives x tail/2; both are
+        // max(x, 0) - |x| tail / 2.
+        let magnitude_x = S::max(x, S::mul(x, S::splat(-1.0)));
+        S::fma(S::mul(magnitude_x, tail), S::splat(-0.5), S::max(x, S::splat(0.0)))
     }
+}
+
+#[inline(always)]
+pub unsafe fn gelu<S: Simd>(x: &mut [f32]) {
+    unsafe { map!(S, x, |v, i| gelu_of::<S>(v)) }
 }
 
 #[inline(always)]
@@ -173,10 +179,4 @@ pub unsafe fn to_bf16<S: Simd>(x: &[f32], out: &mut [u16]) {
     for (value, rounded) in x.iter().zip(out) {
         *rounded = f32_to_bf16(*value);
     }
-}
-
-#[inline(always)]
-pub unsafe fn softmax_unnormalised<S: Simd>(x: &mut [f32], max: f32, sum: &mut f32) {
-    unsafe { map::<S>(x, |v, _| exp::<S>(S::add(v, S::splat(-max)))) };
-    *sum = x.iter().map(|v| f64::from(*v)).sum::<f64>() as f32;
 }

@@ -201,6 +201,7 @@ unsafe fn strip<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pa
     }
 }
 
+/// Loops and no closures: a closure that the compiler does not inline has none of the caller's instruction set.
 /// `valid` rows of `G * GROUP` exist; missing ones repeat the last, and their sums are dropped.
 #[inline(always)]
 unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pass, row: usize, valid: usize) {
@@ -218,7 +219,10 @@ unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pas
         let mut k = 0;
         let mut until_fetch = pass.pass;
         while k < whole {
-            let xs: [D::Xv; B] = std::array::from_fn(|b| D::x(x[b].add(k)));
+            let mut xs = [D::x(x[0].add(k)); B];
+            for b in 1..B {
+                xs[b] = D::x(x[b].add(k));
+            }
             for g in 0..G {
                 for r in 0..GROUP {
                     let ws = D::w(w[g][r].add(k));
@@ -240,7 +244,10 @@ unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pas
         }
         let tail = block.k - whole;
         if tail > 0 {
-            let xs: [D::Xv; B] = std::array::from_fn(|b| D::x_tail(x[b].add(k), tail));
+            let mut xs = [D::x_tail(x[0].add(k), tail); B];
+            for b in 1..B {
+                xs[b] = D::x_tail(x[b].add(k), tail);
+            }
             for g in 0..G {
                 for r in 0..GROUP {
                     let ws = D::w_tail(w[g][r].add(k), tail);
@@ -250,27 +257,27 @@ unsafe fn tile<D: Dot, const G: usize, const B: usize>(block: &Block, pass: &Pas
                 }
             }
         }
+        // All sums before any is written: a loop over both would keep the accumulators in memory.
+        let mut sums = [[[0.0f32; GROUP]; G]; B];
         for b in 0..B {
             for g in 0..G {
-                let sums = D::S::sum4(acc[b][g]);
-                write::<G>(block, t + b, row, g, valid, sums);
+                sums[b][g] = D::S::sum4(acc[b][g]);
             }
+        }
+        for (b, sums) in sums.iter().enumerate() {
+            write(block, t + b, row, &sums.as_flattened()[..valid]);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn write<const G: usize>(block: &Block, t: usize, row: usize, g: usize, valid: usize, sums: [f32; GROUP]) {
-    let first = g * GROUP;
-    for (r, sum) in sums.into_iter().enumerate().take(valid - first) {
-        let n = row + first + r;
+unsafe fn write(block: &Block, t: usize, row: usize, sums: &[f32]) {
+    let out = unsafe { std::slice::from_raw_parts_mut(block.out.add(t * block.out_stride + row), sums.len()) };
+    for (r, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
         let value = match block.bias {
-            Some(bias) => sum + bias[n],
-            None => sum,
+            Some(bias) => sum + bias[row + r],
+            None => *sum,
         };
-        unsafe {
-            let out = block.out.add(t * block.out_stride + n);
-            *out = if block.accumulate { *out + value } else { value };
-        }
+        *out = if block.accumulate { *out + value } else { value };
     }
 }

@@ -210,10 +210,6 @@ dispatch! {
     to_bf16 => elementwise, (x: &[f32], out: &mut [u16])
 }
 dispatch! {
-    /// x = e^(x - max) and returns through `sum` what they add up to.
-    softmax_unnormalised => elementwise, (x: &mut [f32], max: f32, sum: &mut f32)
-}
-dispatch! {
     /// Attention of one token's query heads that share a key/value head; see `attention`.
     attend => attention, (query: &Query, out: &mut [f32])
 }
