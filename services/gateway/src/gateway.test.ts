@@ -194,7 +194,7 @@ describe("keys and exposure", () => {
     expect(await status("ana-key")).toBe(401);
     // Nonsense does not lock everybody out.
     await writeFile(apiKeysFile, "nonsense");
-    await sleep(100);
+    await sleep(300);
     expect(await status("bob-key")).toBe(200);
     await rm(directory, { recursive: true });
   });

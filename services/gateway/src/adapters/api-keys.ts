@@ -9,17 +9,23 @@ import { logger } from "@pilotlight/telemetry";
 
 const LINE = /^(?<name>[A-Za-z0-9_.@-]{1,128})\s+(?<digest>[0-9a-f]{64})$/;
 
+/** A file that was just changed is read when it has been quiet for this long. */
+const SETTLE_MS = 50;
+
 /** Who may ask. */
 export class ApiKeys {
   #names: ReadonlyMap<string, string>;
   readonly #watcher: FSWatcher;
+  #timer: NodeJS.Timeout | null = null;
 
   /** Throws `invalidArgument` naming the line that is wrong. */
   constructor(path: string) {
     this.#names = parseApiKeys(readFileSync(path, "utf8"), path);
     // The folder, not the file: editors and mounted secrets replace the file.
     this.#watcher = watch(dirname(path), { persistent: false }, (_, file) => {
-      if (file === null || file === basename(path) || file === "..data") this.#reload(path);
+      if (file !== null && file !== basename(path) && file !== "..data") return;
+      if (this.#timer !== null) clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#reload(path), SETTLE_MS).unref();
     });
   }
 
@@ -39,6 +45,7 @@ export class ApiKeys {
   }
 
   close(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
     this.#watcher.close();
   }
 

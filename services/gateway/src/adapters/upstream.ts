@@ -100,6 +100,12 @@ export class UpstreamCall implements Dispatcher.DispatchHandler {
     this.#wake();
   }
 
+  /** Whatever is still to come is not wanted. */
+  close(): void {
+    if (!this.#ended && this.#error === null)
+      this.abort(new PlatformError("cancelled", "the answer is not wanted"));
+  }
+
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller;
     if (this.#error !== null) controller.abort(this.#error);

@@ -18,7 +18,8 @@ export type Documents = { traffic: TrafficSet[]; replicas: ReplicaStatus[] };
 export class Fleet {
   readonly #settings: FleetSettings;
   readonly #traffic = new Map<string, TrafficSet>();
-  readonly #replicas = new Map<string, Replica>();
+  /** Keyed by application, then by replica. */
+  readonly #replicas = new Map<string, Map<string, Replica>>();
   /** Keyed by application, then by deployment and model name. */
   readonly #endpoints = new Map<string, Map<string, Endpoint>>();
   /** Model names and aliases; made anew when any endpoint comes or goes. */
@@ -42,20 +43,21 @@ export class Fleet {
 
   /** Takes in a replica's state. */
   applyReplica(status: ReplicaStatus): void {
-    const existing = this.#replicas.get(status.replicaId);
-    const isGone = status.phase === ReplicaPhase.GONE;
-    if (existing === undefined) {
-      if (isGone) return;
-      this.#replicas.set(status.replicaId, new Replica(status, this.#settings.inFlightPerReplicaMax));
-    } else existing.report(status, this.#settings.inFlightPerReplicaMax);
+    const { application, replicaId } = status;
+    const own = this.#replicas.get(application) ?? new Map<string, Replica>();
+    const existing = own.get(replicaId);
+    if (existing !== undefined) existing.report(status, this.#settings.inFlightPerReplicaMax);
+    else if (status.phase === ReplicaPhase.GONE) return;
+    else own.set(replicaId, new Replica(status, this.#settings.inFlightPerReplicaMax));
+    this.#replicas.set(application, own);
     if (existing?.isGone) this.#forget(existing);
-    this.#rebuild(status.application);
+    this.#rebuild(application);
     this.#changed();
   }
 
   /** Replicas of the last run that the bus does not know any more go. */
   keepOnly(replicaIds: ReadonlySet<string>): void {
-    const unknown = [...this.#replicas.values()].filter((replica) => !replicaIds.has(replica.replicaId));
+    const unknown = this.#allReplicas().filter((replica) => !replicaIds.has(replica.replicaId));
     for (const replica of unknown) {
       logger("routes").warn("a replica of the last run is not known any more", {
         replicaId: replica.replicaId,
@@ -90,7 +92,7 @@ export class Fleet {
   documents(): Documents {
     return {
       traffic: [...this.#traffic.values()],
-      replicas: [...this.#replicas.values()].map((replica) => replica.status),
+      replicas: this.#allReplicas().map((replica) => replica.status),
     };
   }
 
@@ -103,12 +105,18 @@ export class Fleet {
     this.#goneListeners.add(listener);
   }
 
+  #allReplicas(): Replica[] {
+    return [...this.#replicas.values()].flatMap((own) => [...own.values()]);
+  }
+
   #changed(): void {
     for (const listener of this.#changeListeners) listener();
   }
 
   #forget(replica: Replica): void {
-    this.#replicas.delete(replica.replicaId);
+    const own = this.#replicas.get(replica.application);
+    own?.delete(replica.replicaId);
+    if (own?.size === 0) this.#replicas.delete(replica.application);
     for (const listener of this.#goneListeners) listener(replica);
   }
 
@@ -121,7 +129,7 @@ export class Fleet {
       existing.delete(key);
       endpoint.close();
     }
-    const replicas = [...this.#replicas.values()].filter((replica) => replica.application === application);
+    const replicas = [...(this.#replicas.get(application)?.values() ?? [])];
     for (const [key, { deployment, modelName, versions }] of wanted) {
       const endpoint =
         existing.get(key) ?? new Endpoint({ application, deployment, modelName }, this.#settings);

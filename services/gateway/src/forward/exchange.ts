@@ -1,6 +1,6 @@
 // One request from its acceptance to its end: what was asked, what became of it. Filled in by whoever works on it, read once
 // at the end for the log line, the metrics and the fact on the bus.
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { PlatformError } from "@pilotlight/errors";
 import type { RequestExtension } from "@pilotlight/openai";
 import type { Endpoint } from "../domain/endpoint.ts";
@@ -41,7 +41,7 @@ export class Exchange {
   readonly acceptedAt: number;
   readonly keyName: string | null;
   /** The same for every replica that takes part in the answer. */
-  readonly answerId = randomBytes(12).toString("hex");
+  readonly answerId = randomUUID().replaceAll("-", "");
   /** The replica that worked on it last. */
   replica: Replica | null = null;
   /** How often a replica was given the request. */

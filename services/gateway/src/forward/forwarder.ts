@@ -139,7 +139,7 @@ class Forwarding {
       return { kind: "broken", error: toPlatformError(thrown) };
     } finally {
       stopListening();
-      call.abort(new PlatformError("cancelled", "the attempt is over"));
+      call.close();
     }
   }
 

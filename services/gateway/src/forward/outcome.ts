@@ -14,9 +14,9 @@ export type Outcome =
   | { kind: "draining" }
   /** The replica answered that it cannot; another one may. `answer` is what it said. */
   | { kind: "refused"; error: PlatformError; answer: WholeAnswer }
-  /** The replica said in its stream that it cannot go on. It is alive: others of its streams may be well. */
+  /** The replica is alive but its answer is worth nothing: an error in its stream, or nonsense. Others may fare better. */
   | { kind: "failed"; error: PlatformError }
-  /** The replica did not answer, or cut its answer, or answered nonsense. */
+  /** The replica did not answer, or cut its answer. */
   | { kind: "broken"; error: PlatformError }
   /** A part was sent that cannot be taken back nor continued. */
   | { kind: "lost"; error: PlatformError };

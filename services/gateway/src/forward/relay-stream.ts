@@ -15,7 +15,7 @@ export type StreamLimits = {
   continuationTokensMax: number;
 };
 
-type StreamEnd = Extract<Outcome, { kind: "done" | "failed" | "broken" }>;
+type StreamEnd = Extract<Outcome, { kind: "done" | "failed" }>;
 
 /** One event of a stream: answers with hundreds of alternatives per token stay below this. */
 const EVENT_LENGTH_MAX = 4 * 1024 * 1024;
@@ -113,7 +113,7 @@ export async function relayStream(
 
 const broken = (error: PlatformError): Outcome => ({ kind: "broken", error });
 const corrupt = (message: string, cause?: unknown): StreamEnd => ({
-  kind: "broken",
+  kind: "failed",
   error: new PlatformError("corrupt", message, { cause }),
 });
 
