@@ -1,33 +1,37 @@
-// The buffers that chunks are cut into. They bound the work in flight: who fills them waits while too many are out.
-
+// The buffers that chunks are cut into, used again and again. Full ones bound the work in flight: who fills them waits while
+// too many are being worked on. Buffers that are still being filled do not count, or filling could never end.
 export class BufferPool {
   readonly #bytes: number;
-  readonly #outMax: number;
+  readonly #busyMax: number;
   readonly #idle: Buffer[] = [];
-  #out = 0;
+  #busy = 0;
   #waiting: Array<() => void> = [];
 
-  constructor(bytes: number, outMax: number) {
+  constructor(bytes: number, busyMax: number) {
     this.#bytes = bytes;
-    this.#outMax = outMax;
+    this.#busyMax = busyMax;
   }
 
-  /** Never waits: one push of the parser needs a few at most. `belowLimit` is where the waiting is done. */
+  /** A buffer to fill. Never waits: one push of the parser needs a few at most. */
   acquire(): Buffer {
-    this.#out++;
     return this.#idle.pop() ?? Buffer.allocUnsafeSlow(this.#bytes);
   }
 
+  /** A buffer is full and being worked on, until it is released. */
+  busy(): void {
+    this.#busy++;
+  }
+
   release(buffer: Buffer): void {
-    this.#out--;
-    if (this.#idle.length < this.#outMax) this.#idle.push(buffer);
-    if (this.#out < this.#outMax) {
+    this.#busy--;
+    if (this.#idle.length < this.#busyMax) this.#idle.push(buffer);
+    if (this.#busy < this.#busyMax) {
       for (const resume of this.#waiting) resume();
       this.#waiting = [];
     }
   }
 
   async belowLimit(): Promise<void> {
-    while (this.#out >= this.#outMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    while (this.#busy >= this.#busyMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
   }
 }

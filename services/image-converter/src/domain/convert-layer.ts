@@ -143,6 +143,7 @@ class LayerAssembly {
 
   chunk(number: number, buffer: Buffer, length: number): void {
     const { limits, known, buffers } = this.#context;
+    buffers.busy();
     const options = { level: limits.compressionLevel, gainMin: limits.compressionGainMin };
     const encoded = encodeChunk(buffer.subarray(0, length), options, (hash) => known.get(hash) !== undefined);
     // Seen by the chain below; without this, a failure while an earlier chunk is placed would count as unhandled.
