@@ -5,10 +5,18 @@
 import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { toPlatformError } from "@pilotlight/errors";
+import { backoffMs, toPlatformError } from "@pilotlight/errors";
 import { gauge, logger } from "@pilotlight/telemetry";
 import type { Analyst } from "./adapters/analyst.ts";
-import { type MergePolicy, planMerges, planRetention, type Segment, segmentKey } from "./domain/segments.ts";
+import {
+  hourFrom,
+  type Merge,
+  type MergePolicy,
+  planMerges,
+  planRetention,
+  type Segment,
+  segmentKey,
+} from "./domain/segments.ts";
 import type { Intake } from "./intake.ts";
 import type { Catalogue } from "./store/catalogue.ts";
 import type { Journal, JournalFile } from "./store/journal.ts";
@@ -30,8 +38,9 @@ export type HousekeepingOptions = {
   upkeepIntervalMs: number;
 };
 
-/** How often the journal is looked at. */
+/** How often the journal is looked at, and how often at least while the bucket is away. */
 const TURN_MS = 1_000;
+const PATIENCE = { attemptsMax: 1, initialDelayMs: 1_000, delayMsMax: 15_000 };
 
 const journalBytes = gauge({
   name: "pilotlight_logs_journal_bytes",
@@ -54,32 +63,20 @@ export class Housekeeping {
   #timer: NodeJS.Timeout | undefined;
   #turn: Promise<void> = Promise.resolve();
   #closed = false;
-  #upkeepAt = 0;
+  #failures = 0;
+  #upkeepAt = Date.now();
   #merges = 0;
 
   constructor(options: HousekeepingOptions) {
     this.#options = options;
   }
 
-  /** Reads what the bucket holds. The first turn follows by itself. */
+  /** Takes the first turn, which reads what the bucket holds; while the bucket is away, lines are taken in all the same. */
   async start(): Promise<void> {
     await rm(this.#options.workDirectory, { recursive: true, force: true });
     await mkdir(this.#options.workDirectory, { recursive: true });
-    await this.#refresh();
-    this.#schedule();
-  }
-
-  /** Makes segments of everything that is in the journal now, whatever its size and age. */
-  flush(): Promise<void> {
-    return this.#inTurn(async () => {
-      await this.#options.journal.seal();
-      await this.#writeSealed();
-    });
-  }
-
-  /** Merges and deletes what is due now. */
-  upkeep(): Promise<void> {
-    return this.#inTurn(() => this.#upkeep());
+    this.#turn = this.#takeTurn();
+    await this.#turn;
   }
 
   async close(): Promise<void> {
@@ -88,51 +85,54 @@ export class Housekeeping {
     await this.#turn;
   }
 
-  #inTurn(work: () => Promise<void>): Promise<void> {
-    const result = this.#turn.then(work);
-    this.#turn = result.catch((thrown) => {
-      this.#log.error("logs wait: they cannot be brought to the bucket", { error: toPlatformError(thrown) });
-    });
-    return result;
-  }
-
-  #schedule(): void {
+  async #takeTurn(): Promise<void> {
+    try {
+      await this.#work();
+      this.#failures = 0;
+    } catch (thrown) {
+      this.#failures++;
+      this.#log.error("lines wait on this machine: the bucket cannot be used", {
+        error: toPlatformError(thrown),
+      });
+    }
     if (this.#closed) return;
+    const delayMs = this.#failures === 0 ? TURN_MS : backoffMs(PATIENCE, this.#failures, Math.random());
     this.#timer = setTimeout(() => {
-      void this.#inTurn(() => this.#regular())
-        .catch(() => {})
-        .finally(() => this.#schedule());
-    }, TURN_MS);
+      this.#turn = this.#takeTurn();
+    }, delayMs);
   }
 
-  async #regular(): Promise<void> {
-    const { journal, segmentAgeMs, upkeepIntervalMs } = this.#options;
+  async #work(): Promise<void> {
+    const { catalogue, journal, segmentAgeMs, upkeepIntervalMs } = this.#options;
     const active = journal.files.at(-1);
     if (active !== undefined && Date.now() - active.openedAt >= segmentAgeMs) await journal.seal();
     journalBytes.set(journal.bytes);
+    if (!catalogue.isListed) await this.#refresh();
     await this.#writeSealed();
-    if (Date.now() - this.#upkeepAt >= upkeepIntervalMs) {
-      this.#upkeepAt = Date.now();
-      await this.#upkeep();
-    }
+    if (Date.now() - this.#upkeepAt < upkeepIntervalMs) return;
+    this.#upkeepAt = Date.now();
+    await this.#upkeep();
   }
 
+  /** A file that cannot be brought away does not hold up the others. */
   async #writeSealed(): Promise<void> {
-    for (const file of this.#options.journal.sealed) await this.#writeFile(file);
+    const failures: unknown[] = [];
+    for (const file of this.#options.journal.sealed) {
+      if (this.#closed) return;
+      await this.#writeFile(file).catch((error) => failures.push(error));
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   async #writeFile(file: JournalFile): Promise<void> {
     const { analyst, catalogue, journal, intake, workDirectory, writer } = this.#options;
     const name = `${writer}-${file.number}`;
-    const written = await analyst.run({
-      kind: "write",
-      journal: file.path,
-      number: file.number,
-      prefix: join(workDirectory, `${name}-`),
-    });
+    const written = await analyst.write(file.path, file.number, join(workDirectory, `${name}-`));
     const segments: Segment[] = [];
     for (const one of written) {
-      segments.push(await catalogue.add(segmentKey(one.hour, one.application, name), one, []));
+      segments.push(
+        await catalogue.add(segmentKey(hourFrom(one.hour), one.application, name), one.path, one, []),
+      );
       await rm(one.path, { force: true });
     }
     await intake.saveLedger();
@@ -151,35 +151,24 @@ export class Housekeeping {
       await catalogue.delete(expired);
       this.#log.info("old segments are deleted", { segments: expired.length });
     }
-    for (const group of planMerges(catalogue.segments, merge, Date.now())) {
+    for (const plan of planMerges(catalogue.segments, merge, Date.now())) {
       if (this.#closed) return;
-      await this.#merge(group);
+      await this.#merge(plan);
     }
   }
 
-  async #merge(group: readonly Segment[]): Promise<void> {
+  async #merge({ segments: old, application, ...span }: Merge): Promise<void> {
     const { analyst, catalogue, workDirectory, writer } = this.#options;
-    const [first] = group;
-    if (first === undefined) return;
-    const { hour, application } = first;
-    const files = await Promise.all(group.map((segment) => catalogue.file(segment)));
+    const files = await Promise.all(old.map((segment) => catalogue.file(segment)));
     const name = `${writer}-m${Date.now()}${String(this.#merges++ % 1_000).padStart(3, "0")}`;
     const path = join(workDirectory, `${name}.parquet`);
-    const [merged] = await analyst.run({ kind: "merge", files, path, hour, application });
-    if (merged === undefined) return;
-    const segment = await catalogue.add(
-      segmentKey(hour, application, name),
-      merged,
-      group.map(({ key }) => key),
-    );
+    const merged = await analyst.merge(files, path);
+    const replaced = old.map(({ key }) => key);
+    const segment = await catalogue.add(segmentKey(span, application, name), path, merged, replaced);
     await rm(path, { force: true });
-    catalogue.replace([segment], group);
-    await catalogue.delete(group);
-    this.#log.info("segments are merged", {
-      segments: group.length,
-      rows: merged.rows,
-      bytes: segment.bytes,
-    });
+    catalogue.replace([segment], old);
+    await catalogue.delete(old);
+    this.#log.info("segments are merged", { segments: old.length, rows: merged.rows, bytes: segment.bytes });
   }
 
   async #refresh(): Promise<void> {

@@ -13,7 +13,7 @@ import {
   timestampFromMs,
   timestampMs,
 } from "@pilotlight/contracts";
-import { toPlatformError } from "@pilotlight/errors";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { counter, logger } from "@pilotlight/telemetry";
 import { Ledger } from "./domain/ledger.ts";
 import { framesOf, type Journal } from "./store/journal.ts";
@@ -46,6 +46,7 @@ export class Intake {
   readonly #ledger = new Ledger();
   readonly #followers = new Set<Follower>();
   #room: (() => void)[] = [];
+  #closed = false;
 
   private constructor(options: IntakeOptions) {
     this.#options = options;
@@ -82,8 +83,7 @@ export class Intake {
       repeatedBatches.inc();
       return;
     }
-    while (this.#options.journal.bytes >= this.#options.journalBytesMax)
-      await new Promise<void>((resolve) => this.#room.push(resolve));
+    while (this.#options.journal.bytes >= this.#options.journalBytesMax) await this.#roomMade();
     const now = Date.now();
     const lines = known.lines.map((line) => this.#clean(line, now));
     const payload = toBinary(LogBatchSchema, create(LogBatchSchema, { ...known, lines }));
@@ -106,6 +106,17 @@ export class Intake {
   /** The journal has room again. */
   wake(): void {
     for (const go of this.#room.splice(0)) go();
+  }
+
+  /** Batches that wait for room go back to the bus. */
+  close(): void {
+    this.#closed = true;
+    this.wake();
+  }
+
+  async #roomMade(): Promise<void> {
+    if (!this.#closed) await new Promise<void>((resolve) => this.#room.push(resolve));
+    if (this.#closed) throw new PlatformError("unavailable", "the log service stops");
   }
 
   /** Saves what was taken in. Must be done before a journal file is deleted (K2). */

@@ -73,6 +73,9 @@ async function runLogs(): Promise<void> {
         upkeepIntervalMs: settings.upkeepIntervalMs,
       });
       await housekeeping.start();
+      context.addReadiness("bucket", () =>
+        catalogue.isListed ? undefined : "the bucket was not reached yet",
+      );
       context.onStop("housekeeping", () => housekeeping.close());
       const batches = await consumeIdempotent(
         bus,
@@ -84,7 +87,10 @@ async function runLogs(): Promise<void> {
         },
         { logBatch: (batch, _ports, { id }) => intake.take(batch, id) },
       );
-      context.onStop("consumer", batches.close);
+      context.onStop("consumer", () => {
+        intake.close();
+        return batches.close();
+      });
       const search = {
         journal,
         catalogue,

@@ -53,6 +53,11 @@ async function searchOnce(
   signal: AbortSignal,
   onPlan: () => void,
 ): Promise<LogLine[]> {
+  if (!ports.catalogue.isListed)
+    throw new PlatformError("unavailable", "the bucket of the logs was not reached yet", {
+      remedy: "Check BUCKET_URI and the bucket; lines are collected meanwhile.",
+      retryAfterMs: 1_000,
+    });
   // One instant (H2): what is in the journal now, and what is in segments now.
   const files = ports.journal.files.map((file) => ({ ...file }));
   const segments = byKey(ports.catalogue.segments, query);
@@ -113,29 +118,19 @@ async function searchSegments(
   const files = await Promise.all(worthIt.map((segment) => ports.catalogue.file(segment)));
   const found: Found[] = [];
   const take = (rows: Row[]) => found.push(...rows.map(foundOf));
-  await ports.analyst.run({ kind: "query", files, ...sqlOf(query), limit: query.limit }, take, signal);
+  await ports.analyst.query(files, sqlOf(query), query.limit, take, signal);
   return found;
 }
 
-/** Groups of segments to be asked together; no group spans two hours, so that a search may stop between them. */
+/** Groups of segments to be asked together, newest first. */
 function* groupsOf(segments: readonly Segment[], sizeMax: number): Generator<Segment[]> {
-  let group: Segment[] = [];
-  for (const segment of segments) {
-    if (group.length >= sizeMax || (group[0] !== undefined && group[0].hour !== segment.hour)) {
-      yield group;
-      group = [];
-    }
-    group.push(segment);
-  }
-  if (group.length > 0) yield group;
+  for (let i = 0; i < segments.length; i += sizeMax) yield segments.slice(i, i + sizeMax);
 }
-
-const HOUR_MS = 3_600_000;
 
 /** Whether everything in the group is older than everything found. */
 function isOlder(group: readonly Segment[], found: readonly Found[]): boolean {
   const oldest = found.at(-1)?.at ?? 0;
-  return group.every(({ hour }) => hour + HOUR_MS <= oldest);
+  return group.every(({ until }) => until <= oldest);
 }
 
 const newest = (found: Found[], limit: number): Found[] =>

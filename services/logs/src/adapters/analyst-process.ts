@@ -13,6 +13,7 @@ import {
   type AnalystSettings,
   type AnalystTask,
   COLUMNS,
+  type FileStatistics,
   type FromAnalyst,
   type Row,
   type ToAnalyst,
@@ -49,7 +50,6 @@ export async function runAnalyst(settings: AnalystSettings): Promise<void> {
     if ("cancel" in message) return running.get(message.id)?.interrupt();
     void serve(duckdb, instance, running, message.id, message.task, send);
   });
-  process.send?.({ id: 0, done: [] } satisfies FromAnalyst);
 }
 
 async function serve(
@@ -68,11 +68,11 @@ async function serve(
         await send({ id, done: await writeJournal(duckdb, connection, task) });
         break;
       case "merge":
-        await send({ id, done: [await mergeFiles(connection, task)] });
+        await send({ id, done: await mergeFiles(connection, task) });
         break;
       case "query":
         await queryFiles(connection, task, (rows) => send({ id, rows }));
-        await send({ id, done: [] });
+        await send({ id, done: undefined });
         break;
       default:
         task satisfies never;
@@ -127,14 +127,17 @@ async function writeJournal(
 async function mergeFiles(
   connection: DuckDBConnection,
   task: Extract<AnalystTask, { kind: "merge" }>,
-): Promise<WrittenFile> {
+): Promise<FileStatistics> {
   await connection.run(`create temp view part as select * from ${readParquet(task.files)}`);
   await connection.run(`copy (select * from part order by "time", seq) ${copyTo(task.path)}`);
-  const { path, hour, application } = task;
-  return { path, hour, application, ...(await statisticsOf(connection, "part", `epoch_us("time")`)) };
+  return statisticsOf(connection, "part", `epoch_us("time")`);
 }
 
-async function statisticsOf(connection: DuckDBConnection, table: string, timeUs: string) {
+async function statisticsOf(
+  connection: DuckDBConnection,
+  table: string,
+  timeUs: string,
+): Promise<FileStatistics> {
   const summary = await connection.runAndReadAll(
     `select count(*)::double, min(${timeUs})::double, max(${timeUs})::double from ${table}`,
   );

@@ -35,11 +35,8 @@ export const COLUMNS = [
   "fields",
 ] as const;
 
-/** A Parquet file that was written, and what its statistics will say. */
-export type WrittenFile = {
-  path: string;
-  hour: number;
-  application: string;
+/** What the statistics of a Parquet file will say. */
+export type FileStatistics = {
   rows: number;
   timeMin: number;
   timeMax: number;
@@ -47,11 +44,14 @@ export type WrittenFile = {
   requestIds: string;
 };
 
+/** A Parquet file that was written for one hour and application. */
+export type WrittenFile = FileStatistics & { path: string; hour: number; application: string };
+
 export type AnalystTask =
   /** Turns a journal file into one Parquet file for each hour and application, named by `prefix` and a number. */
   | { kind: "write"; journal: string; number: number; prefix: string }
-  /** Merges Parquet files of one hour and application into one. */
-  | { kind: "merge"; files: string[]; path: string; hour: number; application: string }
+  /** Merges Parquet files into one. */
+  | { kind: "merge"; files: string[]; path: string }
   /** The newest `limit` rows that fulfil the condition, newest first. */
   | {
       kind: "query";
@@ -61,11 +61,14 @@ export type AnalystTask =
       limit: number;
     };
 
+/** What a task gives when it is done; a query has given its rows by then. */
+export type AnalystResult = { write: WrittenFile[]; merge: FileStatistics; query: undefined };
+
 export type ToAnalyst = { id: number; task: AnalystTask } | { id: number; cancel: true };
 
 export type FromAnalyst =
   | { id: number; rows: Row[] }
-  | { id: number; done: WrittenFile[] }
+  | { id: number; done: AnalystResult[keyof AnalystResult] }
   | { id: number; failed: { code: string; message: string } };
 
 /** How the analyst is set up, as its arguments. */

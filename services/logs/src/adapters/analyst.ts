@@ -3,8 +3,10 @@ import { type ChildProcess, fork } from "node:child_process";
 import { ERROR_CODES, type ErrorCode, PlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
 import type {
+  AnalystResult,
   AnalystSettings,
   AnalystTask,
+  FileStatistics,
   FromAnalyst,
   Row,
   ToAnalyst,
@@ -23,7 +25,7 @@ export const ANALYST_ARGUMENT = "analyst";
 
 type Waiting = {
   rows: (rows: Row[]) => void;
-  done: (files: WrittenFile[]) => void;
+  done: (result: AnalystResult[keyof AnalystResult]) => void;
   failed: (error: PlatformError) => void;
 };
 
@@ -39,17 +41,38 @@ export class Analyst {
     this.#options = options;
   }
 
-  /** Runs a task to its end. `onRows` gets a query's rows page by page. Throws `unavailable` when the process ends in it. */
-  run(
+  /** Turns a journal file into Parquet files, one for each hour and application, named by `prefix` and a number. */
+  write(journal: string, number: number, prefix: string): Promise<WrittenFile[]> {
+    return this.#run({ kind: "write", journal, number, prefix }) as Promise<AnalystResult["write"]>;
+  }
+
+  /** Merges Parquet files into one. */
+  merge(files: string[], path: string): Promise<FileStatistics> {
+    return this.#run({ kind: "merge", files, path }) as Promise<AnalystResult["merge"]>;
+  }
+
+  /** The newest `limit` rows that fulfil the condition, newest first, page by page. Throws `notFound` for a lost file. */
+  async query(
+    files: string[],
+    condition: { where: string; parameters: (string | number | bigint)[] },
+    limit: number,
+    onRows: (rows: Row[]) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#run({ kind: "query", files, ...condition, limit }, onRows, signal);
+  }
+
+  /** Runs a task to its end. Throws `unavailable` when the process ends in it. */
+  #run(
     task: AnalystTask,
     onRows: (rows: Row[]) => void = () => {},
     signal?: AbortSignal,
-  ): Promise<WrittenFile[]> {
+  ): Promise<AnalystResult[keyof AnalystResult]> {
     const id = this.#next++;
     this.#process ??= this.#start();
     const process = this.#process;
     clearTimeout(this.#idle);
-    return new Promise<WrittenFile[]>((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       const cancel = () => process.send({ id, cancel: true } satisfies ToAnalyst, () => {});
       const end = () => {
         signal?.removeEventListener("abort", cancel);
@@ -59,9 +82,9 @@ export class Analyst {
       };
       this.#waiting.set(id, {
         rows: onRows,
-        done: (files) => {
+        done: (result) => {
           end();
-          resolve(files);
+          resolve(result);
         },
         failed: (error) => {
           end();

@@ -1,8 +1,9 @@
-// Segments: immutable Parquet objects with the lines of one application and one hour. What their keys say, what is known of
-// them, which of them a search must read, which are worth merging, which are too old. Pure.
+// Segments: immutable Parquet objects with the lines of one application and one hour or day (UTC). What their keys say, what
+// is known of them, which of them a search must read, which are worth merging, which are too old. Pure.
 //
-//   logs/v1/hour=2026-11-21T10/app=chat/<writer>-<journal>.parquet     one journal's lines
-//   logs/v1/hour=2026-11-21T10/app=chat/<writer>-m<number>.parquet     several segments, merged
+//   logs/v1/hour=2026-11-21T10/app=chat/<writer>-<journal>.parquet     one journal file's lines
+//   logs/v1/hour=2026-11-21T10/app=chat/<writer>-m<number>.parquet     those of an hour, merged
+//   logs/v1/day=2026-11-21/app=chat/<writer>-m<number>.parquet         those of a day, merged
 //   ….stats beside each: SegmentStats as JSON, written first
 import { z } from "zod";
 import { Bloom } from "./bloom.ts";
@@ -12,6 +13,7 @@ export const SEGMENTS_PREFIX = "logs/v1/";
 const SEGMENT_SUFFIX = ".parquet";
 const STATS_SUFFIX = ".stats";
 const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
 /** The partition of lines that belong to no application; no application's name begins so. */
 const NO_APPLICATION = "_none";
 
@@ -31,39 +33,41 @@ export type SegmentStats = z.infer<typeof segmentStats>;
 
 export type Segment = {
   key: string;
-  /** Begin of the hour, epoch ms. */
-  hour: number;
+  /** The span of its hour or day, epoch ms, the end not included. */
+  from: number;
+  until: number;
   application: string;
   bytes: number;
   /** `<writer>-<number>`: the local journal that it was made of; undefined for merged ones. */
   journal: string | undefined;
 };
 
-/** The begin of the hour of an instant, both in epoch ms. */
-export const hourOf = (at: number): number => Math.floor(at / HOUR_MS) * HOUR_MS;
-
-/** Name of the folder of a partition. */
-export function partitionKey(hour: number, application: string): string {
-  const name = application === "" ? NO_APPLICATION : encodeURIComponent(application).replace(/^_/, "%5F");
-  return `${SEGMENTS_PREFIX}hour=${new Date(hour).toISOString().slice(0, 13)}/app=${name}/`;
+/** The key of a segment of an application and an hour, or a day. */
+export function segmentKey(span: { from: number; until: number }, application: string, name: string): string {
+  const app = application === "" ? NO_APPLICATION : encodeURIComponent(application).replace(/^_/, "%5F");
+  const time = new Date(span.from).toISOString();
+  const part = span.until - span.from === DAY_MS ? `day=${time.slice(0, 10)}` : `hour=${time.slice(0, 13)}`;
+  return `${SEGMENTS_PREFIX}${part}/app=${app}/${name}${SEGMENT_SUFFIX}`;
 }
 
-export const segmentKey = (hour: number, application: string, name: string): string =>
-  `${partitionKey(hour, application)}${name}${SEGMENT_SUFFIX}`;
+/** The hour that begins at an instant. */
+export const hourFrom = (from: number): { from: number; until: number } => ({ from, until: from + HOUR_MS });
 
 export const statsKey = (key: string): string => `${key.slice(0, -SEGMENT_SUFFIX.length)}${STATS_SUFFIX}`;
 
-const KEY = /^logs\/v1\/hour=(\d{4}-\d\d-\d\dT\d\d)\/app=([^/]+)\/([A-Za-z0-9]+-(m?)\d+)\.parquet$/;
+const KEY =
+  /^logs\/v1\/(?:hour=(\d{4}-\d\d-\d\dT\d\d)|day=(\d{4}-\d\d-\d\d))\/app=([^/]+)\/([A-Za-z0-9]+-(m?)\d+)\.parquet$/;
 
 /** What a key says; undefined for objects that are no segments. */
 export function parseSegmentKey(key: string, bytes: number): Segment | undefined {
   const match = KEY.exec(key);
   if (match === null) return undefined;
-  const [, hour = "", name = "", file, merged] = match;
-  const at = Date.parse(`${hour}:00:00Z`);
-  if (Number.isNaN(at)) return undefined;
-  const application = name === NO_APPLICATION ? "" : decodeName(name);
-  return { key, hour: at, application, bytes, journal: merged === "m" ? undefined : file };
+  const [, hour, day, app = "", file, merged] = match;
+  const from = Date.parse(hour === undefined ? `${day}T00:00:00Z` : `${hour}:00:00Z`);
+  if (Number.isNaN(from)) return undefined;
+  const until = from + (hour === undefined ? DAY_MS : HOUR_MS);
+  const application = app === NO_APPLICATION ? "" : decodeName(app);
+  return { key, from, until, application, bytes, journal: merged === "m" ? undefined : file };
 }
 
 function decodeName(name: string): string {
@@ -74,18 +78,18 @@ function decodeName(name: string): string {
   }
 }
 
-/** Segments that a query may have lines in, by what their keys say, newest hour first. */
+/** Segments that a query may have lines in, by what their keys say, newest first. */
 export function byKey(segments: Iterable<Segment>, query: Query): Segment[] {
   return [...segments]
     .filter(
-      ({ hour, application }) =>
-        (query.since === undefined || hour + HOUR_MS > query.since) &&
-        (query.until === undefined || hour <= query.until) &&
+      ({ from, until, application }) =>
+        (query.since === undefined || until > query.since) &&
+        (query.until === undefined || from <= query.until) &&
         (query.application === "" ||
           application === query.application ||
           (query.requestId !== "" && application === "")),
     )
-    .sort((a, b) => b.hour - a.hour || (a.key < b.key ? -1 : 1));
+    .sort((a, b) => b.until - a.until || (a.key < b.key ? -1 : 1));
 }
 
 /** Whether a segment may have lines of a query, by its statistics. Unknown ones may. */
@@ -107,37 +111,65 @@ export type MergePolicy = {
   mergedBytesMax: number;
 };
 
-/** The groups of segments that are worth being merged, oldest first. */
-export function planMerges(segments: Iterable<Segment>, policy: MergePolicy, now: number): Segment[][] {
-  const partitions = Map.groupBy(segments, ({ hour, application }) => partitionKey(hour, application));
-  const groups: Segment[][] = [];
-  for (const [, all] of [...partitions].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    const isOver = now > (all[0]?.hour ?? now) + HOUR_MS + policy.lateMs;
-    if (all.length < (isOver ? 2 : policy.segmentsMax)) continue;
-    const group: Segment[] = [];
-    let bytes = 0;
-    for (const segment of all.toSorted((a, b) => a.bytes - b.bytes)) {
-      if (bytes + segment.bytes > policy.mergedBytesMax) break;
-      bytes += segment.bytes;
-      group.push(segment);
+/** Segments that are to become one, and the span of it. */
+export type Merge = { from: number; until: number; application: string; segments: Segment[] };
+
+/**
+ * What is worth being merged now, oldest first: the segments of an hour that is over, or too many of one that is not, and
+ * those of a day that is over. A segment is in one merge at most.
+ */
+export function planMerges(segments: Iterable<Segment>, policy: MergePolicy, now: number): Merge[] {
+  const merges: Merge[] = [];
+  const perDay = Map.groupBy(segments, ({ from, application }) => `${dayOf(from)} ${application}`);
+  for (const all of perDay.values()) {
+    const [{ from, application } = { from: 0, application: "" }] = all;
+    const day = dayOf(from);
+    if (now > day + DAY_MS + policy.lateMs) {
+      merges.push(...mergeOf({ from: day, until: day + DAY_MS, application }, all, 2, policy));
+      continue;
     }
-    if (group.length >= 2) groups.push(group);
+    for (const ofHour of Map.groupBy(all, (segment) => segment.from).values()) {
+      const [first] = ofHour;
+      if (first === undefined) continue;
+      const isOver = now > first.until + policy.lateMs;
+      merges.push(...mergeOf(first, ofHour, isOver ? 2 : policy.segmentsMax, policy));
+    }
   }
-  return groups;
+  return merges.sort((a, b) => a.from - b.from);
 }
 
-/** Segments to delete: those of hours that are too old, then the oldest beyond the size. */
+const dayOf = (at: number): number => Math.floor(at / DAY_MS) * DAY_MS;
+
+/** The smallest first, as many as fit into one segment. */
+function mergeOf(
+  { from, until, application }: Omit<Merge, "segments">,
+  all: readonly Segment[],
+  countMin: number,
+  policy: MergePolicy,
+): Merge[] {
+  if (all.length < countMin) return [];
+  const group: Segment[] = [];
+  let bytes = 0;
+  for (const segment of all.toSorted((a, b) => a.bytes - b.bytes)) {
+    if (bytes + segment.bytes > policy.mergedBytesMax) break;
+    bytes += segment.bytes;
+    group.push(segment);
+  }
+  return group.length < 2 ? [] : [{ from, until, application, segments: group }];
+}
+
+/** Segments to delete: those that are wholly too old, then the oldest beyond the size. */
 export function planRetention(
   segments: Iterable<Segment>,
   limits: { keepMs: number; bytesMax: number },
   now: number,
 ): Segment[] {
-  const newestFirst = [...segments].sort((a, b) => b.hour - a.hour);
+  const newestFirst = [...segments].sort((a, b) => b.until - a.until);
   const expired: Segment[] = [];
   let bytes = 0;
   for (const segment of newestFirst) {
     bytes += segment.bytes;
-    const tooOld = segment.hour + HOUR_MS < now - limits.keepMs;
+    const tooOld = segment.until < now - limits.keepMs;
     if (tooOld || (limits.bytesMax > 0 && bytes > limits.bytesMax)) expired.push(segment);
   }
   return expired;

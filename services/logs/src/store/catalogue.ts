@@ -9,7 +9,7 @@ import { pipeline } from "node:stream/promises";
 import { toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
 import { logger } from "@pilotlight/telemetry";
-import type { WrittenFile } from "../adapters/analyst-protocol.ts";
+import type { FileStatistics } from "../adapters/analyst-protocol.ts";
 import {
   parseSegmentKey,
   SEGMENTS_PREFIX,
@@ -33,6 +33,7 @@ const STATS_FILE_BYTES_MAX = 64 * 1024 * 1024;
 export class Catalogue {
   readonly #options: CatalogueOptions;
   #segments = new Map<string, Segment>();
+  #isListed = false;
   readonly #stats = new Map<string, SegmentStats>();
   #statsBytes = 0;
   readonly #copies = new Map<string, Promise<string>>();
@@ -44,6 +45,11 @@ export class Catalogue {
   /** Every segment. */
   get segments(): Iterable<Segment> {
     return this.#segments.values();
+  }
+
+  /** False until the bucket was listed for the first time: then `segments` are not all. */
+  get isListed(): boolean {
+    return this.#isListed;
   }
 
   /** Lists the bucket. `isLocal` says which journals are still here. Objects that were replaced are deleted. */
@@ -64,14 +70,15 @@ export class Catalogue {
       }
     }
     this.#segments = found;
+    this.#isListed = true;
   }
 
   /** Puts a file into the bucket as a segment: its statistics first, so that no segment is without. */
-  async add(key: string, file: WrittenFile, replaces: readonly string[]): Promise<Segment> {
+  async add(key: string, path: string, file: FileStatistics, replaces: readonly string[]): Promise<Segment> {
     const { rows, timeMin, timeMax, requestIds } = file;
     const stats: SegmentStats = { format: 1, rows, timeMin, timeMax, requestIds, replaces: [...replaces] };
     await this.#options.bucket.put(statsKey(key), JSON.stringify(stats), { contentType: "application/json" });
-    const { size } = await this.#options.bucket.put(key, createReadStream(file.path), {
+    const { size } = await this.#options.bucket.put(key, createReadStream(path), {
       contentType: "application/vnd.apache.parquet",
     });
     const segment = parseSegmentKey(key, size);

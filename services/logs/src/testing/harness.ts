@@ -13,7 +13,7 @@ import {
   type SearchLogsRequestSchema,
   timestampFromMs,
 } from "@pilotlight/contracts";
-import { freePort } from "@pilotlight/servers";
+import { cacheDir, freePort } from "@pilotlight/servers";
 import { type GrpcClient, grpcClient } from "@pilotlight/service";
 
 const MAIN = join(import.meta.dirname, "..", "main.ts");
@@ -64,6 +64,7 @@ export class TestLogs {
     const child = spawn(process.execPath, [MAIN], {
       env: {
         PATH: process.env.PATH,
+        NODE_COMPILE_CACHE: cacheDir("node-compile"),
         NATS_URL: this.#natsUrl,
         STATE_DIR: this.stateDir,
         BUCKET_URI: `file://${this.bucket}`,
