@@ -82,7 +82,7 @@ test("a gateway that was killed routes again without the bus, and catches up whe
   // A file that was cut in the middle is no reason not to start.
   await writeFile(kept, (await readFile(kept, "utf8")).slice(0, 50));
   const fourth = await start(nats.url);
-  expect((await ask(fourth.url)).status).toBe(200);
+  await until("it routes", async () => (await ask(fourth.url)).status === 200);
   expect(await fourth.process.stop()).toBe(0);
   await Promise.all([one.kill(), two.kill(), world.close()]);
 });
