@@ -4,9 +4,6 @@ export class BuildError extends Error {
   constructor(message: string, remedy: string);
 }
 
-/** Where everything is kept that is built or fetched once per machine. */
-export function cacheDirectory(env?: NodeJS.ProcessEnv): string;
-
 export type BuildOptions = {
   /** Name of the folder under native/. */
   crate: string;

@@ -28,7 +28,7 @@ export class BuildError extends Error {
 }
 
 /** Where everything is kept that is built or fetched once per machine. */
-export function cacheDirectory(env = process.env) {
+function cacheDirectory(env = process.env) {
   if (env.PILOTLIGHT_CACHE_DIR) return env.PILOTLIGHT_CACHE_DIR;
   return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "pilotlight");
 }

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result, panic_message};
 use crate::serve::{Chunk, EmbedRequest, Engine, EngineOptions, Event, FieldValue, GenerateRequest, Prompt};
-use napi::bindgen_prelude::{AsyncTask, Float32Array, Function, TypeName, Uint8Array, Uint32Array, ToNapiValue};
+use napi::bindgen_prelude::{AsyncTask, Float32Array, Function, ToNapiValue, TypeName, Uint8Array, Uint32Array};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi::{Env, Status, Task};
 use napi_derive::napi;
@@ -289,7 +289,12 @@ impl NativeEngine {
 
     /// Queues texts; their vectors come as one event under `id`.
     #[napi(catch_unwind)]
-    pub fn embed(&self, id: u32, request_id: Option<String>, inputs: Vec<NativePrompt>) -> napi::Result<AsyncTask<Job<()>>> {
+    pub fn embed(
+        &self,
+        id: u32,
+        request_id: Option<String>,
+        inputs: Vec<NativePrompt>,
+    ) -> napi::Result<AsyncTask<Job<()>>> {
         let ticket = self.engine.reserve().map_err(to_napi)?;
         let engine = self.engine.clone();
         let inputs = inputs.into_iter().map(to_prompt).collect::<Result<_>>().map_err(to_napi)?;

@@ -119,7 +119,7 @@ impl Mappings {
             .at("offset")
             .remedy("Load the file again; it is shorter than its header says."));
         };
-        if offset % dtype.bytes() != 0 {
+        if !offset.is_multiple_of(dtype.bytes()) {
             return Ok(Tensor::owned(dtype, shape, map[offset..end].to_vec()));
         }
         Ok(Tensor { dtype, shape, bytes: Bytes::Mapped { map, offset, length } })
@@ -171,7 +171,10 @@ mod tests {
         assert!(a.is_mapped() && !b.is_mapped());
         let past_end = mappings.tensor(Dtype::F32, vec![4], &path, 4088, 16);
         assert_eq!(past_end.err().unwrap().code, Code::Corrupt);
-        assert_eq!(mappings.tensor(Dtype::F32, vec![1], Path::new("/nonexistent"), 0, 4).err().unwrap().code, Code::NotFound);
+        assert_eq!(
+            mappings.tensor(Dtype::F32, vec![1], Path::new("/nonexistent"), 0, 4).err().unwrap().code,
+            Code::NotFound
+        );
         std::fs::remove_file(&path).unwrap();
     }
 }

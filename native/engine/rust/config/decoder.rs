@@ -55,7 +55,10 @@ impl DecoderConfig {
         let kv_heads = root.count("num_key_value_heads", HEADS_MAX)?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             let path = root.path("num_key_value_heads");
-            return Err(Error::invalid(path.clone(), format!("{path} is {kv_heads}, which does not divide {heads} heads")));
+            return Err(Error::invalid(
+                path.clone(),
+                format!("{path} is {kv_heads}, which does not divide {heads} heads"),
+            ));
         }
         let head_dim = head_dim(root, hidden, heads)?;
         let layers = root.required_count("num_hidden_layers", LAYERS_MAX)?;
@@ -94,15 +97,21 @@ impl DecoderConfig {
 fn head_dim(root: &Fields, hidden: usize, heads: usize) -> Result<usize> {
     let head_dim = match root.count("head_dim", HEAD_DIM_MAX)? {
         Some(explicit) => explicit,
-        None if hidden % heads == 0 => hidden / heads,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             let path = root.path("num_attention_heads");
-            return Err(Error::invalid(path.clone(), format!("{path} is {heads}, which does not divide hidden_size {hidden}")));
+            return Err(Error::invalid(
+                path.clone(),
+                format!("{path} is {heads}, which does not divide hidden_size {hidden}"),
+            ));
         }
     };
     if head_dim % 2 != 0 || head_dim > HEAD_DIM_MAX {
         let path = root.path("head_dim");
-        return Err(Error::unsupported(path, format!("a head of {head_dim}; even sizes up to {HEAD_DIM_MAX} are supported")));
+        return Err(Error::unsupported(
+            path,
+            format!("a head of {head_dim}; even sizes up to {HEAD_DIM_MAX} are supported"),
+        ));
     }
     Ok(head_dim)
 }
@@ -155,9 +164,10 @@ fn by_types(root: &Fields, types: Vec<String>, layers: usize, size: Option<usize
         .map(|kind| match (kind.as_str(), size) {
             ("full_attention", _) => Ok(DecoderLayer { window: None }),
             ("sliding_attention", Some(_)) => Ok(DecoderLayer { window: size }),
-            ("sliding_attention", None) => {
-                Err(Error::invalid(root.path("sliding_window"), format!("{path} has sliding layers but sliding_window is not set")))
-            }
+            ("sliding_attention", None) => Err(Error::invalid(
+                root.path("sliding_window"),
+                format!("{path} has sliding layers but sliding_window is not set"),
+            )),
             (other, _) => Err(Error::unsupported(path.clone(), format!("{path} has {other}, which is not supported"))),
         })
         .collect()

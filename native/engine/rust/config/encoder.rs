@@ -39,7 +39,12 @@ const LAYERS_MAX: usize = 1 << 8;
 const CONTEXT_MAX: usize = 1 << 16;
 
 impl EncoderConfig {
-    pub fn parse(root: &Fields, architecture: String, pooling: Option<&str>, modules: Option<&str>) -> Result<EncoderConfig> {
+    pub fn parse(
+        root: &Fields,
+        architecture: String,
+        pooling: Option<&str>,
+        modules: Option<&str>,
+    ) -> Result<EncoderConfig> {
         root.only("is_encoder_decoder", &json!(false))?;
         root.only("add_cross_attention", &json!(false))?;
         root.only("is_decoder", &json!(false))?;
@@ -49,12 +54,20 @@ impl EncoderConfig {
         let head_dim = hidden / heads;
         if hidden % heads != 0 || head_dim > HEAD_DIM_MAX {
             let path = root.path("num_attention_heads");
-            return Err(Error::invalid(path.clone(), format!("{path} is {heads}, which does not fit hidden_size {hidden}")));
+            return Err(Error::invalid(
+                path.clone(),
+                format!("{path} is {heads}, which does not fit hidden_size {hidden}"),
+            ));
         }
         let name = root.string("hidden_act")?.unwrap_or_else(|| "gelu".to_string());
         let activation = match Activation::parse(&name) {
             Some(activation @ (Activation::Gelu | Activation::GeluTanh)) => activation,
-            _ => return Err(Error::unsupported(root.path("hidden_act"), format!("config.hidden_act {name} is not supported"))),
+            _ => {
+                return Err(Error::unsupported(
+                    root.path("hidden_act"),
+                    format!("config.hidden_act {name} is not supported"),
+                ));
+            }
         };
         Ok(EncoderConfig {
             vocabulary: root.required_count("vocab_size", VOCABULARY_MAX)?,
@@ -77,7 +90,12 @@ impl EncoderConfig {
 
 fn parse_pooling(text: &str) -> Result<Pooling> {
     let fields = Fields::parse(text, "pooling")?;
-    for name in ["pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"] {
+    for name in [
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens",
+        "pooling_mode_lasttoken",
+    ] {
         fields.only(name, &json!(false))?;
     }
     let mean = fields.flag("pooling_mode_mean_tokens")?.unwrap_or(false);
@@ -99,7 +117,12 @@ fn parse_normalise(text: &str) -> Result<bool> {
         match kind.rsplit('.').next().unwrap_or_default() {
             "Transformer" | "Pooling" => {}
             "Normalize" => normalise = true,
-            other => return Err(Error::unsupported("modules", format!("the module {other} of modules.json is not supported"))),
+            other => {
+                return Err(Error::unsupported(
+                    "modules",
+                    format!("the module {other} of modules.json is not supported"),
+                ));
+            }
         }
     }
     Ok(normalise)

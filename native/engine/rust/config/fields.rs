@@ -97,7 +97,8 @@ impl Fields {
 
     pub fn strings(&self, name: &str) -> Result<Option<Vec<String>>> {
         let Some(value) = self.value(name) else { return Ok(None) };
-        let list = value.as_array().and_then(|items| items.iter().map(|item| item.as_str().map(str::to_string)).collect());
+        let list =
+            value.as_array().and_then(|items| items.iter().map(|item| item.as_str().map(str::to_string)).collect());
         list.map(Some).ok_or_else(|| self.wrong(name, "a list of strings"))
     }
 
@@ -106,7 +107,8 @@ impl Fields {
         let Some(value) = self.value(name) else { return Ok(Vec::new()) };
         let one = std::slice::from_ref(value);
         let items = value.as_array().map_or(one, Vec::as_slice);
-        let ids = items.iter().map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok())).collect::<Option<Vec<u32>>>();
+        let ids =
+            items.iter().map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok())).collect::<Option<Vec<u32>>>();
         ids.ok_or_else(|| self.wrong(name, "a token ID or a list of them"))
     }
 

@@ -55,8 +55,12 @@ impl ModelConfig {
             "BertModel" | "BertForMaskedLM" => {
                 EncoderConfig::parse(&root, architecture, pooling, modules).map(ModelConfig::Encoder)
             }
-            other => Err(Error::unsupported("config.architectures", format!("the architecture {other} is not supported"))
-                .remedy("Use LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MistralForCausalLM or BertModel.")),
+            other => {
+                Err(Error::unsupported("config.architectures", format!("the architecture {other} is not supported"))
+                    .remedy(
+                        "Use LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MistralForCausalLM or BertModel.",
+                    ))
+            }
         }
     }
 
@@ -83,7 +87,12 @@ fn architecture(root: &Fields) -> Result<String> {
         Some(other) => {
             return Err(Error::unsupported("config.model_type", format!("the model type {other} is not supported")));
         }
-        None => return Err(Error::invalid("config.architectures", "config.json names neither architectures nor model_type")),
+        None => {
+            return Err(Error::invalid(
+                "config.architectures",
+                "config.json names neither architectures nor model_type",
+            ));
+        }
     };
     Ok(name.to_string())
 }

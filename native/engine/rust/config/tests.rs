@@ -75,7 +75,11 @@ fn what_is_not_computed_is_refused_by_name() {
         (json!({ "architectures": ["MixtralForCausalLM"] }), Code::Unsupported, "config.architectures"),
         (json!({ "hidden_act": "relu" }), Code::Unsupported, "config.hidden_act"),
         (json!({ "quantization_config": { "quant_method": "gptq" } }), Code::Unsupported, "config.quantization_config"),
-        (json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0 } }), Code::Unsupported, "config.rope_scaling.rope_type"),
+        (
+            json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0 } }),
+            Code::Unsupported,
+            "config.rope_scaling.rope_type",
+        ),
         (json!({ "partial_rotary_factor": 0.5 }), Code::Unsupported, "config.partial_rotary_factor"),
         (json!({ "torch_dtype": "float8" }), Code::Unsupported, "config.torch_dtype"),
         (json!({ "head_dim": 15 }), Code::Unsupported, "config.head_dim"),
@@ -84,10 +88,18 @@ fn what_is_not_computed_is_refused_by_name() {
         (json!({ "hidden_size": 1e300 }), Code::InvalidArgument, "config.hidden_size"),
         (json!({ "hidden_size": null }), Code::InvalidArgument, "config.hidden_size"),
         (json!({ "num_key_value_heads": 3 }), Code::InvalidArgument, "config.num_key_value_heads"),
-        (json!({ "num_attention_heads": 6, "num_key_value_heads": 2 }), Code::InvalidArgument, "config.num_attention_heads"),
+        (
+            json!({ "num_attention_heads": 6, "num_key_value_heads": 2 }),
+            Code::InvalidArgument,
+            "config.num_attention_heads",
+        ),
         (json!({ "rms_norm_eps": "small" }), Code::InvalidArgument, "config.rms_norm_eps"),
         (json!({ "eos_token_id": ["x"] }), Code::InvalidArgument, "config.eos_token_id"),
-        (json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } }), Code::InvalidArgument, "config.rope_scaling.low_freq_factor"),
+        (
+            json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } }),
+            Code::InvalidArgument,
+            "config.rope_scaling.low_freq_factor",
+        ),
     ];
     for (changes, code, field) in cases {
         assert_eq!(refusal(changes.clone()), (code, field.to_string()), "{changes}");
@@ -108,7 +120,8 @@ fn an_encoder_pools_as_its_files_say() {
     };
     assert_eq!(parse(None, None), Ok((Pooling::Mean, true)));
     let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
-    let two = r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]"#;
+    let two =
+        r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]"#;
     assert_eq!(parse(Some(cls), Some(two)), Ok((Pooling::FirstToken, false)));
     assert_eq!(parse(Some(r#"{"pooling_mode_max_tokens": true}"#), None), Err(Code::Unsupported));
     assert_eq!(parse(None, Some(r#"[{"type": "x.Dense"}]"#)), Err(Code::Unsupported));

@@ -36,7 +36,9 @@ pub struct Query<'a> {
 #[inline(always)]
 pub unsafe fn attend<S: Simd>(query: &Query, out: &mut [f32]) {
     let d = query.head_dim;
-    assert!(d <= HEAD_DIM_MAX && query.q.len() == out.len() && query.q.len() % d == 0 && query.start < query.end);
+    assert!(
+        d <= HEAD_DIM_MAX && query.q.len() == out.len() && query.q.len().is_multiple_of(d) && query.start < query.end
+    );
     assert!(query.end <= query.blocks.len() * BLOCK_TOKENS);
     unsafe {
         match query.dtype {

@@ -132,7 +132,7 @@ pub unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
 unsafe fn gelu_tanh_of<S: Simd>(x: S::V) -> S::V {
     unsafe {
         let cube = S::mul(S::mul(x, x), x);
-        let y = S::mul(S::fma(cube, S::splat(0.044_715), x), S::splat(2.0 * 0.797_884_56));
+        let y = S::mul(S::fma(cube, S::splat(0.044_715), x), S::splat(2.0 * 0.797_884_6));
         S::mul(x, sigmoid::<S>(y))
     }
 }

@@ -42,11 +42,7 @@ pub trait Dot {
     unsafe fn x(p: *const Self::X) -> Self::Xv;
     unsafe fn w_tail(p: *const Self::W, n: usize) -> Self::Wv;
     unsafe fn x_tail(p: *const Self::X, n: usize) -> Self::Xv;
-    unsafe fn mac(
-        acc: <Self::S as Simd>::V,
-        w: Self::Wv,
-        x: Self::Xv,
-    ) -> <Self::S as Simd>::V;
+    unsafe fn mac(acc: <Self::S as Simd>::V, w: Self::Wv, x: Self::Xv) -> <Self::S as Simd>::V;
 }
 
 /// Most lanes any instruction set has.

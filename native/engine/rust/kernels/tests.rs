@@ -25,7 +25,11 @@ fn coarse(noise: &mut Noise, n: usize) -> Vec<f32> {
 fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     let f16 = |x: f32| {
         // Coarse values are normal numbers or zero in f16.
-        if x == 0.0 { 0u16 } else { ((x.to_bits() >> 16) & 0x8000) as u16 | (((x.abs().to_bits() - (112 << 23)) >> 13) as u16) }
+        if x == 0.0 {
+            0u16
+        } else {
+            ((x.to_bits() >> 16) & 0x8000) as u16 | (((x.abs().to_bits() - (112 << 23)) >> 13) as u16)
+        }
     };
     match dtype {
         Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -34,7 +38,16 @@ fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     }
 }
 
-fn matmul(isa: Isa, dtype: Dtype, w: &[u8], x: &[f32], tokens: usize, rows: usize, k: usize, bias: Option<&[f32]>) -> Vec<f32> {
+fn matmul(
+    isa: Isa,
+    dtype: Dtype,
+    w: &[u8],
+    x: &[f32],
+    tokens: usize,
+    rows: usize,
+    k: usize,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
     let mut out = vec![0.5f32; tokens * rows];
     let rounded: Vec<u16> = x.iter().map(|v| f32_to_bf16(*v)).collect();
     let x = if isa.takes_bf16_activations(dtype) { rounded.as_ptr().cast() } else { x.as_ptr().cast() };
@@ -60,18 +73,25 @@ fn matmul(isa: Isa, dtype: Dtype, w: &[u8], x: &[f32], tokens: usize, rows: usiz
 fn matmul_equals_the_naive_sum_for_every_type_and_shape() {
     for isa in Isa::available() {
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-            for (tokens, rows, k) in [(1, 1, 1), (1, 13, 40), (2, 9, 64), (3, 8, 33), (7, 30, 96), (13, 5, 7), (16, 64, 128)] {
+            for (tokens, rows, k) in
+                [(1, 1, 1), (1, 13, 40), (2, 9, 64), (3, 8, 33), (7, 30, 96), (13, 5, 7), (16, 64, 128)]
+            {
                 let mut noise = Noise(k as u64);
-                let (weights, x, bias) = (coarse(&mut noise, rows * k), coarse(&mut noise, tokens * k), noise.vec(rows));
+                let (weights, x, bias) =
+                    (coarse(&mut noise, rows * k), coarse(&mut noise, tokens * k), noise.vec(rows));
                 let encoded = encode(dtype, &weights);
                 for bias in [None, Some(&bias[..])] {
                     let out = matmul(isa, dtype, &encoded, &x, tokens, rows, k, bias);
                     for t in 0..tokens {
                         for n in 0..rows {
-                            let dot: f64 = (0..k).map(|i| f64::from(x[t * k + i]) * f64::from(weights[n * k + i])).sum();
+                            let dot: f64 =
+                                (0..k).map(|i| f64::from(x[t * k + i]) * f64::from(weights[n * k + i])).sum();
                             let expected = dot + bias.map_or(0.5, |bias| f64::from(bias[n]));
                             let got = f64::from(out[t * rows + n]);
-                            assert!((got - expected).abs() < 1e-4, "{isa:?} {dtype:?} {tokens}x{rows}x{k}: {got} {expected}");
+                            assert!(
+                                (got - expected).abs() < 1e-4,
+                                "{isa:?} {dtype:?} {tokens}x{rows}x{k}: {got} {expected}"
+                            );
                         }
                     }
                 }
@@ -102,7 +122,10 @@ fn a_token_gets_the_same_bits_whatever_stands_beside_it() {
 fn close(got: &[f32], expected: impl Fn(usize) -> f64, tolerance: f64, what: &str) {
     for (i, value) in got.iter().enumerate() {
         let expected = expected(i);
-        assert!((f64::from(*value) - expected).abs() <= tolerance * (1.0 + expected.abs()), "{what}[{i}]: {value} {expected}");
+        assert!(
+            (f64::from(*value) - expected).abs() <= tolerance * (1.0 + expected.abs()),
+            "{what}[{i}]: {value} {expected}"
+        );
     }
 }
 
@@ -127,14 +150,20 @@ fn elementwise_functions_equal_their_formulas() {
     let variance = x.iter().map(|v| (wide(*v) - mean).powi(2)).sum::<f64>() / n as f64;
     let rms = (x.iter().map(|v| wide(*v).powi(2)).sum::<f64>() / n as f64 + 1e-5).sqrt();
     let silu = |v: f64| v / (1.0 + (-v).exp());
-    let tanh_gelu = |v: f64| 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3))).tanh());
+    let tanh_gelu =
+        |v: f64| 0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3))).tanh());
     for isa in Isa::available() {
         let mut out = vec![0.0; n];
         isa.rms_norm(&x, &weight, 1e-5, &mut out);
         close(&out, |i| wide(x[i]) / rms * wide(weight[i]), 1e-6, "rms_norm");
         out.copy_from_slice(&x);
         isa.layer_norm(&mut out, &weight, &bias, 1e-5);
-        close(&out, |i| (wide(x[i]) - mean) / (variance + 1e-5).sqrt() * wide(weight[i]) + wide(bias[i]), 1e-6, "layer_norm");
+        close(
+            &out,
+            |i| (wide(x[i]) - mean) / (variance + 1e-5).sqrt() * wide(weight[i]) + wide(bias[i]),
+            1e-6,
+            "layer_norm",
+        );
         out.copy_from_slice(&x);
         isa.silu_mul(&mut out, &weight);
         close(&out, |i| silu(wide(x[i])) * wide(weight[i]), 1e-6, "silu_mul");
@@ -168,7 +197,9 @@ fn extreme_inputs_stay_finite() {
 fn attention_equals_a_plain_softmax_over_the_visible_tokens() {
     for isa in Isa::available() {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            for (d, heads, start, end) in [(64, 3, 0, 70), (16, 4, 0, 1), (20, 5, 30, 64), (128, 7, 33, 96), (8, 1, 5, 32)] {
+            for (d, heads, start, end) in
+                [(64, 3, 0, 70), (16, 4, 0, 1), (20, 5, 30, 64), (128, 7, 33, 96), (8, 1, 5, 32)]
+            {
                 check_attention(isa, dtype, d, heads, start, end);
             }
         }

@@ -1,9 +1,9 @@
 //! Puts a model together from tensors that arrive in any order. A layer is built when its last part is there.
 
+use super::Model;
 use super::decoder::{self, Decoder};
 use super::encoder::{self, Encoder, Norm};
 use super::linear::Linear;
-use super::Model;
 use crate::config::{DecoderConfig, EncoderConfig, ModelConfig};
 use crate::error::{Code, Error, Result};
 use crate::kernels::{Dtype, Isa};
@@ -79,7 +79,8 @@ impl Assembly {
             *missing.entry(*group).or_insert(0) += usize::from(expected.required);
         }
         let order = list.iter().map(|(expected, _)| expected.name.clone()).collect();
-        let slot = |(expected, group): (Expected, Group)| (expected.name.clone(), Slot { expected, group, claimed: false });
+        let slot =
+            |(expected, group): (Expected, Group)| (expected.name.clone(), Slot { expected, group, claimed: false });
         let slots = list.into_iter().map(slot).collect();
         Assembly {
             config,
@@ -312,9 +313,11 @@ fn decoder_tensors(config: &DecoderConfig) -> Vec<Listed> {
             add(true, "self_attn.o_proj.bias", &[h]);
         }
         add(true, "post_attention_layernorm.weight", &[h]);
-        for (name, out, input) in
-            [("gate_proj", config.intermediate, h), ("up_proj", config.intermediate, h), ("down_proj", h, config.intermediate)]
-        {
+        for (name, out, input) in [
+            ("gate_proj", config.intermediate, h),
+            ("up_proj", config.intermediate, h),
+            ("down_proj", h, config.intermediate),
+        ] {
             add(true, &format!("mlp.{name}.weight"), &[out, input]);
             if config.mlp_bias {
                 add(true, &format!("mlp.{name}.bias"), &[out]);

@@ -105,6 +105,7 @@ impl Decoder {
         });
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         pool: &mut Pool,

@@ -141,7 +141,8 @@ impl Encoder {
         let out = Shared::new(out);
         pool.run(items.len(), &|item| {
             let (text, first, head) = items[item];
-            let blocks: Vec<u32> = (0..text.tokens.div_ceil(BLOCK_TOKENS)).map(|b| (text.first_block + b) as u32).collect();
+            let blocks: Vec<u32> =
+                (0..text.tokens.div_ceil(BLOCK_TOKENS)).map(|b| (text.first_block + b) as u32).collect();
             for i in first..(first + QUERIES_PER_ITEM).min(text.tokens) {
                 let t = text.first + i;
                 let q = &qkv[t * 3 * width + head * d..][..d];

@@ -78,7 +78,15 @@ impl KvCache {
     }
 
     /// What `Isa::attend` needs to see positions start..end of the sequence in `blocks`.
-    pub fn query<'a>(&self, layer: usize, head: usize, q: &'a [f32], blocks: &'a [u32], start: usize, end: usize) -> Query<'a> {
+    pub fn query<'a>(
+        &self,
+        layer: usize,
+        head: usize,
+        q: &'a [f32],
+        blocks: &'a [u32],
+        start: usize,
+        end: usize,
+    ) -> Query<'a> {
         assert!(blocks.iter().all(|block| (*block as usize) < self.blocks) && head < self.kv_heads);
         let keys = self.keys(layer, head);
         assert!(keys + self.area_bytes() <= self.memory.len());

@@ -25,7 +25,13 @@ fn numbers<T>(value: &Value, convert: impl Fn(f64) -> T) -> Vec<T> {
 }
 
 /// Builds a fixture's model from its tensors, in an order that differs with `rotate`.
-fn load(name: &str, isa: Isa, dtype: Option<Dtype>, rotate: usize, change: impl Fn(ModelConfig) -> ModelConfig) -> Model {
+fn load(
+    name: &str,
+    isa: Isa,
+    dtype: Option<Dtype>,
+    rotate: usize,
+    change: impl Fn(ModelConfig) -> ModelConfig,
+) -> Model {
     let config = std::fs::read_to_string(folder(name).join("config.json")).unwrap();
     let config = change(ModelConfig::parse(&config, None, None).unwrap());
     let mut assembly = Assembly::new(Arc::new(config), isa, dtype);
@@ -68,7 +74,14 @@ fn cache(decoder: &Decoder, dtype: Dtype, blocks: usize) -> KvCache {
 }
 
 /// Logits after each of the pieces that `tokens` is cut into at `cuts`.
-fn run(decoder: &mut Decoder, pool: &mut Pool, cache: &KvCache, blocks: &[u32], tokens: &[u32], cuts: &[usize]) -> Vec<f32> {
+fn run(
+    decoder: &mut Decoder,
+    pool: &mut Pool,
+    cache: &KvCache,
+    blocks: &[u32],
+    tokens: &[u32],
+    cuts: &[usize],
+) -> Vec<f32> {
     let mut logits = Vec::new();
     let mut start = 0;
     for end in cuts.iter().copied().chain([tokens.len()]) {
@@ -172,7 +185,9 @@ fn embeddings_equal_transformers_in_f32() {
                 }
                 ModelConfig::Decoder(_) => panic!("bert is an encoder"),
             };
-            let Model::Encoder(encoder) = load("bert", isa, Some(Dtype::F32), 5, change) else { panic!("bert is an encoder") };
+            let Model::Encoder(encoder) = load("bert", isa, Some(Dtype::F32), 5, change) else {
+                panic!("bert is an encoder")
+            };
             let together: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
             let packed = encoder.embed(&mut pool, &together).unwrap();
             for (case, (text, embedding)) in cases.iter().zip(texts.iter().zip(&packed)) {
@@ -189,7 +204,8 @@ fn tensors_that_do_not_fit_are_refused_and_can_be_given_again() {
     use crate::error::Code;
     let config = std::fs::read_to_string(folder("qwen3").join("config.json")).unwrap();
     let mut assembly = Assembly::new(Arc::new(ModelConfig::parse(&config, None, None).unwrap()), Isa::detect(), None);
-    let code = |result: crate::error::Result<Claim>| result.err().map(|error| (error.code, error.field.unwrap_or_default()));
+    let code =
+        |result: crate::error::Result<Claim>| result.err().map(|error| (error.code, error.field.unwrap_or_default()));
     let norm = "model.norm.weight";
     assert_eq!(code(assembly.claim("model.nothing", "F32", &[1], 4)), Some((Code::InvalidArgument, "name".into())));
     assert_eq!(code(assembly.claim(norm, "F32", &[49], 196)), Some((Code::InvalidArgument, "shape".into())));

@@ -140,7 +140,9 @@ impl Engine {
             "auto" => None,
             "f32" => Some(Dtype::F32),
             "bf16" => Some(Dtype::Bf16),
-            other => return Err(Error::invalid("options.dtype", format!("options.dtype is {other}; auto, f32 or bf16"))),
+            other => {
+                return Err(Error::invalid("options.dtype", format!("options.dtype is {other}; auto, f32 or bf16")));
+            }
         };
         let whole = |name: &str, value: f64, low: f64, high: f64| {
             super::request::whole(&format!("options.{name}"), value, low, high).map(|value| value as usize)
@@ -152,7 +154,8 @@ impl Engine {
         let waiting = whole("waitingMax", options.waiting_max, 0.0, WAITING_MAX)?;
         let stall = Duration::from_secs_f64(number("options.stallMs", options.stall_ms, 1.0, STALL_MS_MAX)? / 1e3);
 
-        let config = Arc::new(ModelConfig::parse(&options.config, options.pooling.as_deref(), options.modules.as_deref())?);
+        let config =
+            Arc::new(ModelConfig::parse(&options.config, options.pooling.as_deref(), options.modules.as_deref())?);
         let isa = Isa::detect();
         let blocks = kv_tokens / BLOCK_TOKENS;
         let cache = cache(&config, dtype, blocks)?;
@@ -233,7 +236,15 @@ impl Engine {
     }
 
     /// See `Loading::push_mapped`.
-    pub fn push_mapped(&self, name: &str, dtype: &str, shape: &[usize], path: &Path, offset: usize, length: usize) -> Result<()> {
+    pub fn push_mapped(
+        &self,
+        name: &str,
+        dtype: &str,
+        shape: &[usize],
+        path: &Path,
+        offset: usize,
+        length: usize,
+    ) -> Result<()> {
         self.check_open()?;
         self.hand_over(self.loading.push_mapped(name, dtype, shape, path, offset, length)?)
     }
@@ -281,12 +292,7 @@ impl Engine {
     }
 
     fn rules<'a>(&'a self, defaults: &'a Defaults) -> Rules<'a> {
-        Rules {
-            text: self.shared.text.get(),
-            defaults,
-            vocabulary: self.info.vocabulary,
-            context: self.info.context,
-        }
+        Rules { text: self.shared.text.get(), defaults, vocabulary: self.info.vocabulary, context: self.info.context }
     }
 
     /// Ends a request wherever it is; it finishes as cancelled unless it was faster.

@@ -8,13 +8,22 @@ use std::sync::Mutex;
 pub enum Event {
     Chunk(Chunk),
     /// A request that ended in an error.
-    Failed { id: u32, error: Error },
+    Failed {
+        id: u32,
+        error: Error,
+    },
     /// All vectors of one request, one after the other.
-    Embedded { id: u32, dimensions: usize, values: Vec<f32> },
+    Embedded {
+        id: u32,
+        dimensions: usize,
+        values: Vec<f32>,
+    },
     WeightsComplete,
     Quiesced,
     /// The engine's thread is gone for good, closed or failed.
-    EngineEnded { error: Error },
+    EngineEnded {
+        error: Error,
+    },
     Log(LogLine),
 }
 

@@ -39,7 +39,15 @@ impl Loading {
     }
 
     /// Maps the bytes. Returns the model when this was the last tensor.
-    pub fn push_mapped(&self, name: &str, dtype: &str, shape: &[usize], path: &Path, offset: usize, length: usize) -> Result<Option<Model>> {
+    pub fn push_mapped(
+        &self,
+        name: &str,
+        dtype: &str,
+        shape: &[usize],
+        path: &Path,
+        offset: usize,
+        length: usize,
+    ) -> Result<Option<Model>> {
         let claim = lock(&self.assembly).claim(name, dtype, shape, length)?;
         self.deliver(claim, |claim| self.mappings.tensor(claim.dtype, claim.shape.clone(), path, offset, length))
     }

@@ -72,7 +72,8 @@ impl GenerateRequest {
             None => room,
         };
         if self.resume.len() > max_tokens {
-            let message = format!("{} tokens to resume from, at most {max_tokens} were to be generated", self.resume.len());
+            let message =
+                format!("{} tokens to resume from, at most {max_tokens} were to be generated", self.resume.len());
             return Err(Error::invalid("request.resumeTokenIds", message));
         }
         check_stops(&self.stop)?;
@@ -161,7 +162,10 @@ impl Rules<'_> {
 
 fn check_stops(stops: &[String]) -> Result<()> {
     if stops.len() > STOPS_MAX {
-        return Err(Error::invalid("request.stop", format!("{} stop strings, at most {STOPS_MAX} are taken", stops.len())));
+        return Err(Error::invalid(
+            "request.stop",
+            format!("{} stop strings, at most {STOPS_MAX} are taken", stops.len()),
+        ));
     }
     match stops.iter().position(|stop| stop.is_empty() || stop.len() > STOP_BYTES_MAX) {
         Some(index) => {

@@ -122,8 +122,12 @@ impl Scheduler {
     }
 
     fn plan_decoding(&mut self, plan: &mut Plan) {
-        let keys: Vec<u32> =
-            self.running.iter().filter(|entry| entry.remaining() == 1 && !entry.paused).map(|entry| entry.key).collect();
+        let keys: Vec<u32> = self
+            .running
+            .iter()
+            .filter(|entry| entry.remaining() == 1 && !entry.paused)
+            .map(|entry| entry.key)
+            .collect();
         for key in keys.into_iter().take(self.limits.batch_tokens) {
             // Whoever was preempted for an older one is not running any more.
             let Some(at) = self.running.iter().position(|entry| entry.key == key) else { continue };
@@ -299,7 +303,12 @@ mod tests {
                 random ^= random << 17;
                 (random % n) as usize
             };
-            let limits = Limits { blocks: 6 + next(10), batch_tokens: 16 + next(64), sequences: 1 + next(6), prompt_tokens_beside_decoding: 1 + next(32) };
+            let limits = Limits {
+                blocks: 6 + next(10),
+                batch_tokens: 16 + next(64),
+                sequences: 1 + next(6),
+                prompt_tokens_beside_decoding: 1 + next(32),
+            };
             let mut scheduler = Scheduler::new(limits);
             let mut left: std::collections::BTreeMap<u32, usize> = (0..12).map(|key| (key, 1 + next(60))).collect();
             for key in left.keys() {
@@ -309,7 +318,10 @@ mod tests {
             while !scheduler.is_empty() {
                 let plan = scheduler.plan();
                 assert!(!plan.shares.is_empty(), "seed {seed}: stuck with {scheduler:?}");
-                assert!(plan.shares.iter().map(|share| share.count).sum::<usize>() <= limits.batch_tokens, "seed {seed}");
+                assert!(
+                    plan.shares.iter().map(|share| share.count).sum::<usize>() <= limits.batch_tokens,
+                    "seed {seed}"
+                );
                 for share in plan.shares {
                     let blocks = scheduler.blocks(share.key).len();
                     assert!(blocks * BLOCK_TOKENS >= share.first + share.count, "seed {seed}: no room");
@@ -323,7 +335,12 @@ mod tests {
                         }
                     }
                 }
-                let mut owned: Vec<u32> = scheduler.running.iter().flat_map(|entry| entry.blocks.clone()).chain(scheduler.free.clone()).collect();
+                let mut owned: Vec<u32> = scheduler
+                    .running
+                    .iter()
+                    .flat_map(|entry| entry.blocks.clone())
+                    .chain(scheduler.free.clone())
+                    .collect();
                 owned.sort_unstable();
                 assert_eq!(owned, (0..limits.blocks as u32).collect::<Vec<_>>(), "seed {seed}");
                 steps += 1;

@@ -77,6 +77,9 @@ pub struct Worker {
     stats: Stats,
 }
 
+/// A chosen token, and its log probabilities when the request wants them.
+type Choice = (u32, Option<TokenLogprobs>);
+
 /// What a round of the loop says about the next one.
 enum Next {
     Again,
@@ -310,9 +313,9 @@ impl Worker {
     }
 
     /// A token for each of `keys` from the rows of `logits`, on all threads.
-    fn choose(&mut self, keys: &[u32], vocabulary: usize) -> Vec<Result<(u32, Option<TokenLogprobs>)>> {
+    fn choose(&mut self, keys: &[u32], vocabulary: usize) -> Vec<Result<Choice>> {
         let rows: Vec<Mutex<&mut [f32]>> = self.logits.chunks_mut(vocabulary).map(Mutex::new).collect();
-        let chosen: Vec<Mutex<Option<Result<(u32, Option<TokenLogprobs>)>>>> = keys.iter().map(|_| Mutex::new(None)).collect();
+        let chosen: Vec<Mutex<Option<Result<Choice>>>> = keys.iter().map(|_| Mutex::new(None)).collect();
         let sequences = &self.sequences;
         self.pool.run(keys.len(), &|i| {
             let Some(sequence) = sequences.get(&keys[i]) else { return };
@@ -322,7 +325,7 @@ impl Worker {
         chosen.into_iter().map(|slot| slot.into_inner().ok().flatten().unwrap_or_else(missing)).collect()
     }
 
-    fn advance(&mut self, shares: &[Share], chosen: impl Iterator<Item = (u32, Result<(u32, Option<TokenLogprobs>)>)>) {
+    fn advance(&mut self, shares: &[Share], chosen: impl Iterator<Item = (u32, Result<Choice>)>) {
         for share in shares {
             self.scheduler.computed(*share);
         }
@@ -359,7 +362,14 @@ impl Worker {
         self.shared.mailbox.send(events);
     }
 
-    fn finish(&mut self, sequence: Sequence, tokens: Vec<u32>, text: String, logprobs: Option<TokenLogprobs>, reason: FinishReason) {
+    fn finish(
+        &mut self,
+        sequence: Sequence,
+        tokens: Vec<u32>,
+        text: String,
+        logprobs: Option<TokenLogprobs>,
+        reason: FinishReason,
+    ) {
         match reason {
             FinishReason::Cancelled => self.stats.cancelled += 1,
             FinishReason::Stop | FinishReason::Length => self.stats.stopped += 1,
@@ -421,8 +431,9 @@ impl Worker {
     }
 
     fn finish_embeddings(&mut self, dimensions: usize) {
-        let (done, rest) =
-            std::mem::take(&mut self.embeddings).into_iter().partition(|embedding| embedding.next == embedding.texts.len());
+        let (done, rest) = std::mem::take(&mut self.embeddings)
+            .into_iter()
+            .partition(|embedding| embedding.next == embedding.texts.len());
         self.embeddings = rest;
         let done: VecDeque<Embedding> = done;
         for embedding in done {
@@ -439,8 +450,11 @@ impl Worker {
     }
 
     fn fail_embeddings(&mut self, error: Error) {
-        let failed: Vec<Event> =
-            self.embeddings.drain(..).map(|embedding| Event::Failed { id: embedding.id, error: error.clone() }).collect();
+        let failed: Vec<Event> = self
+            .embeddings
+            .drain(..)
+            .map(|embedding| Event::Failed { id: embedding.id, error: error.clone() })
+            .collect();
         self.stats.failed += failed.len();
         self.shared.mailbox.send(failed);
     }
@@ -490,7 +504,7 @@ impl Worker {
     }
 }
 
-fn choose_one(sequence: &Sequence, logits: &mut [f32]) -> Result<(u32, Option<TokenLogprobs>)> {
+fn choose_one(sequence: &Sequence, logits: &mut [f32]) -> Result<Choice> {
     let position = sequence.tokens.len();
     // Log probabilities are those of the model, before bias and penalties change the logits.
     let raw = sequence.logprobs.map(|count| (count, logits.to_vec()));

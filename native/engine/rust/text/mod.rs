@@ -39,7 +39,8 @@ impl Text {
             None => Value::Null,
         };
         let template = ChatTemplate::load(&config, template)?;
-        let eos = template::special_tokens(&config).get("eos_token").and_then(|token| tokenizer.token_to_id(token.as_str()?));
+        let eos =
+            template::special_tokens(&config).get("eos_token").and_then(|token| tokenizer.token_to_id(token.as_str()?));
         Ok(Text { tokenizer, template, eos })
     }
 
@@ -89,7 +90,8 @@ mod tests {
         characters.sort_unstable();
         let vocabulary: serde_json::Map<String, Value> =
             characters.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
-        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+        let byte_level =
+            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,

@@ -42,9 +42,9 @@ impl ChatTemplate {
             if source.len() > TEMPLATE_BYTES_MAX {
                 return Err(Error::invalid("chatTemplate", format!("a template of {} bytes", source.len())));
             }
-            environment
-                .add_template_owned(name.clone(), source.clone())
-                .map_err(|error| Error::invalid("chatTemplate", format!("the chat template is not valid: {error:#}")))?;
+            environment.add_template_owned(name.clone(), source.clone()).map_err(|error| {
+                Error::invalid("chatTemplate", format!("the chat template is not valid: {error:#}"))
+            })?;
         }
         let has_tool_template = templates.iter().any(|(name, _)| name == TOOL_USE);
         Ok(Some(ChatTemplate { environment, special_tokens: special_tokens(config), has_tool_template }))
@@ -67,7 +67,8 @@ impl ChatTemplate {
 
 fn explain(error: minijinja::Error) -> Error {
     if error.kind() == ErrorKind::OutOfFuel {
-        return Error::new(Code::ResourceExhausted, "the chat template takes too long for these messages").at("messages");
+        return Error::new(Code::ResourceExhausted, "the chat template takes too long for these messages")
+            .at("messages");
     }
     match error.detail().and_then(|detail| detail.strip_prefix(RAISED)) {
         Some(message) => Error::invalid("messages", message.to_string()),
@@ -83,7 +84,7 @@ fn inside(config: &Value) -> Result<Vec<(String, String)>> {
         Some(Value::Array(list)) => {
             let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_string);
             let pairs = list.iter().map(|entry| Some((text(entry, "name")?, text(entry, "template")?)));
-            pairs.collect::<Option<Vec<_>>>().ok_or_else(|| wrong_template())
+            pairs.collect::<Option<Vec<_>>>().ok_or_else(wrong_template)
         }
         Some(_) => Err(wrong_template()),
     }
@@ -125,7 +126,8 @@ fn to_json(value: JinjaValue, options: Kwargs) -> std::result::Result<JinjaValue
     let written = match indent {
         Some(indent) => {
             let spaces = " ".repeat(indent.min(16));
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(spaces.as_bytes())))
+            value
+                .serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(spaces.as_bytes())))
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, PythonSpacing)),
     };
@@ -168,7 +170,9 @@ mod tests {
     use super::*;
 
     fn template(source: &str) -> ChatTemplate {
-        ChatTemplate::load(&json!({ "bos_token": { "content": "<s>" }, "eos_token": "</s>" }), Some(source)).unwrap().unwrap()
+        ChatTemplate::load(&json!({ "bos_token": { "content": "<s>" }, "eos_token": "</s>" }), Some(source))
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
@@ -185,7 +189,8 @@ mod tests {
 
     #[test]
     fn an_exception_raised_by_the_template_is_the_callers_error() {
-        let error = template("{{ raise_exception('roles must alternate') }}").render(json!([]), None, None).unwrap_err();
+        let error =
+            template("{{ raise_exception('roles must alternate') }}").render(json!([]), None, None).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (Code::InvalidArgument, "roles must alternate"));
     }
 
