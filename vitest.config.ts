@@ -8,6 +8,7 @@ export default defineConfig({
     // Real servers start inside tests; the limit catches hangs, it is no assertion about speed.
     testTimeout: 60_000,
     hookTimeout: 180_000,
+    expect: { poll: { timeout: 30_000, interval: 20 } },
     maxWorkers: 2,
   },
 });

@@ -2,7 +2,7 @@
 // ends with the connection, so a killed leader is replaced as soon as the database notices.
 import { setTimeout as sleep } from "node:timers/promises";
 import { logger } from "@pilotlight/telemetry";
-import type { Sql } from "./store.ts";
+import type { Sql, Store } from "./store.ts";
 
 export type LeadershipOptions = {
   /** What is led, e.g. `autoscaler`. */
@@ -12,62 +12,66 @@ export type LeadershipOptions = {
   signal: AbortSignal;
 };
 
+/** How long the goodbye to the database may take. */
+const END_TIMEOUT_S = 1;
+
 /**
  * Runs `lead` while this process is the leader. Its signal is aborted when the lease is lost or the service stops. Returns
  * after `options.signal` was aborted.
  */
 export async function whileLeader(
-  sql: Sql,
+  store: Pick<Store, "session">,
   options: LeadershipOptions,
   lead: (signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const log = logger("leadership");
   while (!options.signal.aborted) {
+    const lost = new AbortController();
+    const session = store.session(() => lost.abort());
     try {
-      await tryToLead(sql, options, lead);
+      await leadOnce(session, options, AbortSignal.any([options.signal, lost.signal]), lead, lost);
     } catch (error) {
-      if (!options.signal.aborted) log.warn("leadership interrupted", { name: options.name, error });
+      if (!options.signal.aborted)
+        logger("leadership").warn("leadership interrupted", { name: options.name, error });
     }
+    await session.end({ timeout: END_TIMEOUT_S }).catch(() => {});
     await sleep(options.intervalMs, undefined, { signal: options.signal }).catch(() => {});
   }
 }
 
-async function tryToLead(
-  sql: Sql,
+/** One term: waits for the lease, leads, and returns when the lease is lost, or throws when leading failed. */
+async function leadOnce(
+  session: Sql,
   options: LeadershipOptions,
+  signal: AbortSignal,
   lead: (signal: AbortSignal) => Promise<void>,
+  lost: AbortController,
 ): Promise<void> {
-  const connection = await sql.reserve();
+  const { name, intervalMs } = options;
+  while (!(await tryLease(session, name))) {
+    await sleep(intervalMs, undefined, { signal }).catch(() => {});
+    if (signal.aborted) return;
+  }
+  if (signal.aborted) return;
+  logger("leadership").info("leading", { name });
+  const leading = lead(signal);
   try {
-    const [row] = await connection<{ leads: boolean }[]>`
-      select pg_try_advisory_lock(hashtextextended(${`pilotlight.leader.${options.name}`}, 0)) as leads`;
-    if (row?.leads !== true) return;
-    logger("leadership").info("leading", { name: options.name });
-    const lost = new AbortController();
-    const signal = AbortSignal.any([options.signal, lost.signal]);
-    const leading = lead(signal);
-    try {
-      await Promise.race([leading, holdLease(connection, options.intervalMs, signal)]);
-    } finally {
-      lost.abort();
-      await leading.catch(() => {});
-      await connection`select pg_advisory_unlock(hashtextextended(${`pilotlight.leader.${options.name}`}, 0))`.catch(
-        () => {},
-      );
-    }
+    await Promise.race([leading, checkSession(session, intervalMs, signal)]);
   } finally {
-    connection.release();
+    lost.abort();
+    await leading.catch(() => {});
   }
 }
 
-/** Rejects when the connection, and with it the lock, is gone. */
-async function holdLease(
-  connection: Awaited<ReturnType<Sql["reserve"]>>,
-  intervalMs: number,
-  signal: AbortSignal,
-): Promise<void> {
+async function tryLease(session: Sql, name: string): Promise<boolean> {
+  const [row] = await session<{ leads: boolean }[]>`
+    select pg_try_advisory_lock(hashtextextended(${`pilotlight.leader.${name}`}, 0)) as leads`;
+  return row?.leads === true;
+}
+
+/** Asks now and then, so that a connection that died silently is noticed. Ends with the signal. */
+async function checkSession(session: Sql, intervalMs: number, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    await connection`select 1`;
+    await session`select 1`;
     await sleep(intervalMs, undefined, { signal }).catch(() => {});
   }
 }

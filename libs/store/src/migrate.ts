@@ -29,11 +29,7 @@ export async function readMigrations(folder: URL): Promise<Migration[]> {
 const digest = (text: string) => createHash("sha256").update(text).digest("hex");
 
 /** Applies what is missing. Refuses a changed file and a database that is newer than this program. */
-export async function migrate(
-  sql: Sql,
-  schema: string,
-  migrations: readonly Migration[],
-): Promise<void> {
+export async function migrate(sql: Sql, schema: string, migrations: readonly Migration[]): Promise<void> {
   const connection = await sql.reserve();
   try {
     await connection`select pg_advisory_lock(hashtextextended(${`pilotlight.migrate.${schema}`}, 0))`;

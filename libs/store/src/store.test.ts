@@ -108,7 +108,7 @@ test("one leads at a time, and the next takes over", async () => {
   const terms: number[] = [];
   const stops = stores.map(() => new AbortController());
   const running = stores.map((store, index) =>
-    whileLeader(store.sql, { name: "demo", intervalMs: 20, signal: stops[index]!.signal }, async (signal) => {
+    whileLeader(store, { name: "demo", intervalMs: 20, signal: stops[index]!.signal }, async (signal) => {
       terms.push(index);
       most = Math.max(most, ++leading);
       await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
@@ -123,4 +123,70 @@ test("one leads at a time, and the next takes over", async () => {
   await Promise.all(running);
   expect(most).toBe(1);
   await Promise.all(stores.map((store) => store.close()));
+});
+
+describe("a database that goes away in the middle", () => {
+  const endBackends = async (url: string) => {
+    const other = await open(url);
+    await other.sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where pid <> pg_backend_pid() and datname = current_database()`;
+    await other.close();
+  };
+  test("fails the transaction and not the process, wherever it stood", async () => {
+    const url = await server.database();
+    const store = await open(url);
+    const insert = (tx: Parameters<Parameters<typeof store.transaction>[0]>[0], id: number) =>
+      tx`insert into item (id, note, color) values (${id}, 'x', 'red')`;
+    // Between two queries, before the commit, in a query, and after the work has failed by itself.
+    const stories: ((tx: Parameters<typeof insert>[0]) => Promise<unknown>)[] = [
+      async (tx) => {
+        await insert(tx, 1);
+        await endBackends(url);
+        await insert(tx, 2);
+      },
+      async (tx) => {
+        await insert(tx, 3);
+        await endBackends(url);
+      },
+      async (tx) => Promise.all([tx`select pg_sleep(10)`, endBackends(url)]),
+      async (tx) => {
+        await insert(tx, 4);
+        await endBackends(url);
+        throw new Error("of its own");
+      },
+    ];
+    for (const story of stories) await expect(store.transaction(story)).rejects.toThrow();
+    await store.transaction((tx) => insert(tx, 5));
+    expect((await store.sql`select id from item`).map((row) => row.id)).toEqual([5n]);
+    await store.close();
+  });
+  test("ends leadership, which comes back with it", async () => {
+    const url = await server.database();
+    const store = await open(url);
+    const stop = new AbortController();
+    let terms = 0;
+    let leading = 0;
+    const running = whileLeader(
+      store,
+      { name: "away", intervalMs: 20, signal: stop.signal },
+      async (signal) => {
+        terms++;
+        leading++;
+        await new Promise<void>((resolve) =>
+          signal.addEventListener("abort", () => resolve(), { once: true }),
+        );
+        leading--;
+      },
+    );
+    await expect.poll(() => terms).toBe(1);
+    await endBackends(url);
+    await expect.poll(() => terms, { timeout: 10_000 }).toBe(2);
+    await server.interrupt(500);
+    await expect.poll(() => terms, { timeout: 10_000 }).toBe(3);
+    expect(leading).toBe(1);
+    stop.abort();
+    await running;
+    await store.close();
+  });
 });

@@ -3,6 +3,7 @@
 import { PlatformError, type RetryPolicy, retry, toPlatformError } from "@pilotlight/errors";
 import { gauge, logger } from "@pilotlight/telemetry";
 import postgres from "postgres";
+import { transactionOutliving } from "./lost-connection.ts";
 import { type Migration, migrate } from "./migrate.ts";
 
 /** int8 columns and parameters are `bigint`. */
@@ -24,6 +25,11 @@ export type StoreOptions = {
 
 export type Store = {
   readonly sql: Sql;
+  /**
+   * A connection of its own, for what lives as long as a session: advisory locks. `onLost` is called when it broke or was
+   * ended; the lock is gone then. It is ended with `end`.
+   */
+  session(onLost: () => void): Sql;
   /** Commits when `work` resolves, rolls back when it throws. */
   transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T>;
   /** undefined when the database answers, otherwise what is wrong. For readiness. */
@@ -48,16 +54,16 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     });
   }
   const log = logger("store");
-  const sql = postgres(options.url, {
-    max: options.connectionsMax,
+  const settings = {
     idle_timeout: IDLE_TIMEOUT_S,
     connect_timeout: 10,
     connection: { search_path: options.schema, application_name: `pilotlight-${options.schema}` },
     onnotice: () => {},
     // Back-off while the database is away; queries wait in the pool's queue meanwhile.
-    backoff: (attempt) => Math.min(2, 0.05 * 2 ** attempt),
+    backoff: (attempt: number) => Math.min(2, 0.05 * 2 ** attempt),
     types: { bigint: postgres.BigInt },
-  });
+  };
+  const sql = postgres(options.url, { ...settings, max: options.connectionsMax });
   connections.set(options.connectionsMax);
   const patience: RetryPolicy = {
     attemptsMax: Math.max(1, Math.ceil(options.connectTimeoutMs / 1_000)),
@@ -80,7 +86,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
   }
   return {
     sql,
-    transaction: (work) => sql.begin(work) as Promise<never>,
+    session: (onLost) => postgres(options.url, { ...settings, max: 1, idle_timeout: 0, onclose: onLost }),
+    transaction: (work) => transactionOutliving(sql, work),
     async check() {
       await sql`select 1`;
       return undefined;

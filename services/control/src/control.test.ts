@@ -99,9 +99,7 @@ const moved = (application: string, from: number, to: number, phase: RolloutPhas
     reason: "test",
   });
 const serving = (application: string, version: number | null) =>
-  expect
-    .poll(async () => (await client.application(application)).servingVersion, { timeout: 5_000 })
-    .toBe(version);
+  expect.poll(async () => (await client.application(application)).servingVersion).toBe(version);
 const replicaReport = (application: string, replicaId: string, phases: ReplicaPhase[], startAt: number) =>
   publish(bus, EVENTS.replicaReported, {
     status: {
@@ -320,6 +318,23 @@ describe("the read model", () => {
     await expect
       .poll(async () => (await client.weights()).find((one) => one.source === "file:///m"))
       .toMatchObject({ state: "loading", progress: { bytesDone: 5, bytesTotal: 10 } });
+  });
+});
+
+describe("without NATS and PostgreSQL for a while", () => {
+  test("what was accepted is said afterwards, and the API answers again", async () => {
+    await Promise.all([
+      nats.interrupt(1_500),
+      // Without NATS a deployment is accepted; it is said when NATS is back.
+      deploy(file("away")).then((result) => expect(result.outcome).toBe("created")),
+    ]);
+    await expect.poll(() => requestsFor("away")).toHaveLength(1);
+    await postgres.interrupt(1_000);
+    await expect
+      .poll(() => client.application("away").catch((error: Error) => error))
+      .toMatchObject({ wantedVersion: 1 });
+    await moved("away", 0, 1, RolloutPhase.DONE);
+    await serving("away", 1);
   });
 });
 

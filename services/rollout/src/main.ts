@@ -25,7 +25,7 @@ await runService({
 
     const stopLeading = new AbortController();
     const leading = whileLeader(
-      store.sql,
+      store,
       { name: "rollout", intervalMs: config.leaderIntervalMs, signal: stopLeading.signal },
       (signal) => lead({ store, bus, outbox, coalesceMs: config.coalesceMs }, signal),
     );

@@ -15,9 +15,9 @@ export const onApplicationDeleted =
   (forget: (application: string) => void, now: () => number) =>
   async ({ application: name }: ApplicationDeleted, ports: InboxPorts, delivery: Delivery): Promise<void> => {
     const { tx, publish } = ports;
-    if (!(await askForNothing(tx, name, new Date(delivery.publishedAt)))) return;
     const application = await lockApplication(tx, name);
     if (application === null) return;
+    if (!(await askForNothing(tx, name, new Date(delivery.publishedAt)))) return;
     const at = now();
     const latest = await findLatestRollout(tx, name);
     if (latest !== null && !isOver(latest.state)) {
@@ -28,7 +28,7 @@ export const onApplicationDeleted =
       await say(ports, latest, tell(state, versions), at);
     }
     const generation = nextGeneration(application.generation, at);
-    await saveApplication(tx, { ...application, orders: noOrders, generation });
+    await saveApplication(tx, { ...application, servingVersion: null, orders: noOrders, generation });
     await deleteDemand(tx, name);
     const ttlMs = DOCUMENTS_KEEP_MS;
     publish(EVENTS.trafficSet, { application: name, generation, weights: [] }, { ttlMs });

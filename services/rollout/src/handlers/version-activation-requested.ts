@@ -6,7 +6,7 @@ import {
   type VersionActivationRequested,
 } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
-import { askForVersion } from "../store/applications.ts";
+import { askForVersion, lockApplication } from "../store/applications.ts";
 
 /** `step` steps the application with the ports of the transaction. */
 export const onVersionActivationRequested =
@@ -16,6 +16,7 @@ export const onVersionActivationRequested =
     if (spec === undefined || !isComplete(spec)) {
       throw new PlatformError("invalidArgument", `version ${version} of ${application} is not complete`);
     }
+    await lockApplication(ports.tx, application);
     const isNewest = await askForVersion(
       ports.tx,
       { application, version, spec, wayBack: message.reason === ActivationReason.ROLLBACK },

@@ -13,12 +13,16 @@ export type ApplicationRow = {
   generation: bigint;
 };
 
-/** An application, locked until the end of the transaction: one step of it at a time. */
+/**
+ * An application, held until the end of the transaction: one step of it at a time. The lock is on the name and not on the
+ * row, so that a step also waits for the transaction that makes the row.
+ */
 export async function lockApplication(tx: Transaction, name: string): Promise<ApplicationRow | null> {
+  await tx`select pg_advisory_xact_lock(hashtextextended(${`rollout.application.${name}`}, 0))`;
   const [row] = await tx<ApplicationRow[]>`
     select name, wanted_version as "wantedVersion", serving_version as "servingVersion",
       asked_again as "askedAgain", way_back as "wayBack", orders, generation
-    from application where name = ${name} for update`;
+    from application where name = ${name}`;
   return row ?? null;
 }
 
