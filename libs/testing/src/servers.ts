@@ -1,6 +1,7 @@
 // Real servers for tests: in containers where a container engine runs and has the images, otherwise the same servers as
 // processes. Test code sees a URL and `stop`, and does not know which it is.
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,16 +20,39 @@ export type TestServer = {
 const IMAGES = { nats: "nats:2-alpine", postgres: "postgres:17" } as const;
 
 const engineHas = new Map<string, Promise<boolean>>();
+const docker = promisify(execFile);
 
 function containersRun(image: string): Promise<boolean> {
   const known = engineHas.get(image);
   if (known !== undefined) return known;
-  const asked = promisify(execFile)("docker", ["image", "inspect", image], { timeout: 5_000 }).then(
-    () => true,
+  const asked = docker("docker", ["image", "inspect", image], { timeout: 5_000 }).then(
+    () => removeLeftovers().then(() => true),
     () => false,
   );
   engineHas.set(image, asked);
   return asked;
+}
+
+/** Who started a container: a killed test cannot stop its own, so the next one does. */
+const OWNER_LABEL = "org.pilotlight.test-process";
+const ownerLabel = () => ({ [OWNER_LABEL]: String(process.pid) });
+
+async function removeLeftovers(): Promise<void> {
+  const format = `{{.ID}} {{.Label "${OWNER_LABEL}"}}`;
+  const { stdout } = await docker("docker", [
+    "ps",
+    "--all",
+    "--filter",
+    `label=${OWNER_LABEL}`,
+    "--format",
+    format,
+  ]);
+  const orphans = stdout
+    .split("\n")
+    .map((line) => line.split(" "))
+    .filter(([id, pid]) => id !== undefined && pid !== undefined && pid !== "" && !existsSync(`/proc/${pid}`))
+    .map(([id = ""]) => id);
+  if (orphans.length > 0) await docker("docker", ["rm", "--force", "--volumes", ...orphans]).catch(() => {});
 }
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -41,6 +65,7 @@ export async function startTestNats(): Promise<TestServer> {
     const container = await new GenericContainer(IMAGES.nats)
       .withCommand(["--jetstream"])
       .withExposedPorts({ container: 4222, host: port })
+      .withLabels(ownerLabel())
       .withWaitStrategy(Wait.forLogMessage(/Server is ready/))
       .start();
     return {
@@ -84,6 +109,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
     const port = await freePort();
     const container = await new PostgreSqlContainer(IMAGES.postgres)
       .withExposedPorts({ container: 5432, host: port })
+      .withLabels(ownerLabel())
       .start();
     const url = container.getConnectionUri();
     return {
