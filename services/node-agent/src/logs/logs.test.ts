@@ -7,6 +7,7 @@ import {
   rmSync,
   statSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -224,6 +225,20 @@ describe("a followed file", () => {
     renameSync(path, `${path}.2`);
     writeFileSync(path, json(5));
     expect(numbers(drain(open()))).toEqual([4, 5]);
+  });
+  test("is rotated several times while the agent was away: every file in its turn", () => {
+    writeFileSync(path, json(1));
+    const file = open();
+    drain(file);
+    file.close();
+    for (let i = 1; i <= 3; i++) {
+      appendFileSync(path, json(10 * i));
+      utimesSync(path, i, i); // one rotation a second
+      renameSync(path, `${path}.${4 - i}`);
+      writeFileSync(path, json(10 * i + 1));
+    }
+    writeFileSync(`${path}.9.gz`, "packed");
+    expect(numbers(drain(open()))).toEqual([10, 11, 20, 21, 30, 31]);
   });
   test("is another file of the same inode: read from its beginning", () => {
     writeFileSync(path, json(1, 2, 3));

@@ -1,9 +1,9 @@
 // Follows one log file through growth, truncation and rotation, and hands over its records in order, one batch at a time.
 //   T1. Nothing is skipped or sent twice: the position moves only when a batch was taken, and names the file's life.
-//   T2. A rotated file is read to its end before the new one is opened.
+//   T2. A rotated file is read to its end before the next one is opened, however many rotations lie between.
 import { createHash, randomBytes } from "node:crypto";
 import { closeSync, fstatSync, openSync, readdirSync, readSync, type Stats, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { Position, Positions } from "./positions.ts";
 import { cutRecords, type RecordLimits } from "./records.ts";
 
@@ -129,8 +129,7 @@ export class TailedFile {
     if (this.#descriptor !== undefined && this.#position !== undefined)
       return { descriptor: this.#descriptor, position: this.#position };
     const known = this.#position ?? this.#positions.load(this.#source);
-    const before = known === undefined ? undefined : this.#findRotated(known);
-    const descriptor = before ?? openOrUndefined(this.#path);
+    const descriptor = (known && this.#goOn(known)) ?? openOrUndefined(this.#path);
     if (descriptor === undefined) return undefined;
     this.#descriptor = descriptor;
     if (known !== undefined && isSame(descriptor, known)) this.#position = known;
@@ -138,29 +137,33 @@ export class TailedFile {
     return this.#position === undefined ? undefined : { descriptor, position: this.#position };
   }
 
-  /** The known file under another name in its folder, when it was rotated away while nobody looked. */
-  #findRotated(known: Position): number | undefined {
+  /**
+   * Where to go on after a rotation: the known file under its other name while it has more, else the one that was rotated
+   * away next after it. undefined: the file of the name itself.
+   */
+  #goOn(known: Position): number | undefined {
     if (inodeOf(statOrUndefined(this.#path)) === known.inode) return undefined;
-    const folder = dirname(this.#path);
-    for (const name of readdirOrNone(folder)) {
-      const path = join(folder, name);
-      if (inodeOf(statOrUndefined(path)) !== known.inode) continue;
-      const descriptor = openOrUndefined(path);
-      if (descriptor === undefined) continue;
+    const rotated = rotatedFiles(this.#path);
+    const same = rotated.find(({ stats }) => inodeOf(stats) === known.inode);
+    if (same === undefined) return undefined;
+    const descriptor = openOrUndefined(same.path);
+    if (descriptor !== undefined) {
       if (isSame(descriptor, known) && fstatSync(descriptor).size > known.offset) return descriptor;
       closeSync(descriptor);
     }
-    return undefined;
+    const next = rotated.find(({ stats }) => stats.mtimeMs > same.stats.mtimeMs);
+    return next && openOrUndefined(next.path);
   }
 
+  /** Written down at once: a file that is rotated away before its first batch is found again. */
   #begin(descriptor: number): void {
     this.#sizeBefore = -1;
-    this.#position = {
+    this.#save({
       life: randomBytes(LIFE_BYTES).toString("hex"),
       inode: inodeOf(fstatSync(descriptor)) ?? "",
       head: { bytes: 0, sha256: "" },
       offset: 0,
-    };
+    });
   }
 
   #wasReplaced(position: Position): boolean {
@@ -230,6 +233,19 @@ function openOrUndefined(path: string): number | undefined {
 
 function statOrUndefined(path: string): Stats | undefined {
   return statSync(path, { throwIfNoEntry: false });
+}
+
+/** Packed files are not read: rotation should leave the newest ones as they are. */
+const PACKED = /\.(?:gz|bz2|xz|zst)$/;
+
+/** Files that were rotated away from a name (`a.log.1`, `a.log-20261121`), the longest unwritten first. */
+function rotatedFiles(path: string): { path: string; stats: Stats }[] {
+  const [folder, name] = [dirname(path), basename(path)];
+  return readdirOrNone(folder)
+    .filter((other) => other !== name && other.startsWith(name) && !PACKED.test(other))
+    .map((other) => ({ path: join(folder, other), stats: statOrUndefined(join(folder, other)) }))
+    .filter((file): file is { path: string; stats: Stats } => file.stats !== undefined)
+    .sort((a, b) => a.stats.mtimeMs - b.stats.mtimeMs);
 }
 
 function readdirOrNone(folder: string): string[] {
