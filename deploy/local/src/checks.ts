@@ -19,7 +19,11 @@ const tool = (name: string) => join(ROOT, "node_modules/.bin", name);
 /** What needs only the checkout and its packages. */
 export const STATIC_CHECKS: readonly Check[] = [
   { name: "types (tsc)", command: tool("tsc"), args: ["-p", "tsconfig.json"] },
-  { name: "format and lint (biome)", command: tool("biome"), args: ["ci", "--error-on-warnings", "."] },
+  {
+    name: "format and lint (biome)",
+    command: tool("biome"),
+    args: ["ci", "--colors=off", "--error-on-warnings", "."],
+  },
   { name: "unused code and undeclared packages (knip)", command: tool("knip"), args: ["--no-progress"] },
   { name: "contracts (buf lint)", command: tool("buf"), args: ["lint"], cwd: join(ROOT, "proto") },
   {

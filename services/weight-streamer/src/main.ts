@@ -29,7 +29,7 @@ await runService({
       onFallback: (reason) =>
         context.log.warn("weights go to disk: starts from there are slower", { reason }),
     });
-    context.onStop("segments", segments.close);
+    context.onStop("segments", () => segments.close());
     const { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } = settings;
     const reader = openRangeReader({
       threads: requestsMax,
