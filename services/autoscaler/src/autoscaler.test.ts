@@ -81,9 +81,7 @@ afterEach(async () => {
   // What is left over would move to the next test's nodes.
   for (const application of wanted) await setBounds(application);
   wanted.clear();
-  await expect
-    .poll(() => agents.filter((agent) => !agent.deaf && agent.replicas.size > 0), { timeout: 10_000 })
-    .toEqual([]);
+  await expect.poll(() => agents.filter((agent) => !agent.deaf && agent.replicas.size > 0)).toEqual([]);
   for (const agent of agents.splice(0)) await agent.leave();
 });
 afterAll(async () => {
@@ -176,6 +174,8 @@ class Agent {
 
   async leave(): Promise<void> {
     this.vanish();
+    // Nothing of the next test is to come here in the time until the silence is noticed.
+    publishSample(bus, EVENTS.nodeReported, { nodeId: this.nodeId, cordoned: true });
     await this.#subscription?.close();
   }
 
@@ -249,8 +249,7 @@ function gateway(application: string, load: { inFlight: number; queued?: number;
   gateways.push(timer);
   return { current, stop: () => clearInterval(timer) };
 }
-const settled = (count: () => number, expected: number) =>
-  expect.poll(count, { timeout: 10_000 }).toBe(expected);
+const settled = (count: () => number, expected: number) => expect.poll(count).toBe(expected);
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 describe("load", () => {
@@ -399,6 +398,20 @@ describe("whatever happens", () => {
     await settled(() => node.of("killed").length, 4);
     await pause(500);
     expect(node.orders.filter((one) => one.assignment?.application === "killed")).toHaveLength(4);
+  });
+  test("while NATS or PostgreSQL is away no node is lost, and afterwards it goes on", async () => {
+    const node = await new Agent("n-away").join({ accelerators: 8 });
+    await follow("away", { scaleDownDelayMs: 60_000 });
+    await settled(() => node.of("away").length, 1);
+    const { current } = gateway("away", { inFlight: 1 });
+    await nats.interrupt(1_500);
+    current.inFlight = 4;
+    await settled(() => node.of("away").length, 2);
+    await postgres.interrupt(1_500);
+    current.inFlight = 6;
+    await settled(() => node.of("away").length, 3);
+    expect(lost.map((one) => one.nodeId)).not.toContain("n-away");
+    expect(node.orders).toHaveLength(3);
   });
   test("every decision can be replayed", async () => {
     const { decisions } = await client.listDecisions({ application: "load", limit: 100 });

@@ -31,7 +31,7 @@ await runService({
 
     const stopLeading = new AbortController();
     const leading = whileLeader(
-      store.sql,
+      store,
       { name: "autoscaler", intervalMs: config.leaderIntervalMs, signal: stopLeading.signal },
       (signal) => lead({ store, bus, outbox, nodes, config }, signal),
     );

@@ -88,7 +88,21 @@ export async function stepDeployment(world: World, key: Key, now: number): Promi
   }
   fleet.set(key, after);
   heard.forgetGone(key, orders.rows);
-  return earliest(decision.wakeAt, settled.wakeAt);
+  return earliest(decision.wakeAt, unansweredDueAt(world, key, orders.rows.values(), now));
+}
+
+/** When to look after orders that nobody has reported on yet; again and again while their node is silent. */
+function unansweredDueAt(
+  { heard, config }: World,
+  key: Key,
+  rows: Iterable<ReplicaRow>,
+  now: number,
+): number | null {
+  const statuses = heard.statusesOf(key);
+  const due = [...rows]
+    .filter((row) => row.stage !== "pending" && !statuses.has(row.replicaId))
+    .map((row) => Math.max(row.stagedAt + config.orderTimeoutMs, now + config.nodeSilentAfterMs));
+  return due.length === 0 ? null : Math.min(...due);
 }
 
 /** Nobody wants the deployment any more, and nothing is left of it. */
@@ -110,7 +124,6 @@ type Settled = {
   here: (Extract<Standing, { kind: "here" }> & { version: number })[];
   coldStarts: ColdStart[];
   coldStartsMs: readonly number[];
-  wakeAt: number | null;
 };
 
 /** Brings the rows up to what the nodes report: who is gone, who is new, who became ready. */
@@ -127,7 +140,6 @@ function settle({ heard, nodes, config }: World, key: Key, before: Managed, now:
   }
   const here: Settled["here"] = [];
   const coldStarts: ColdStart[] = [];
-  let wakeAt: number | null = null;
   for (const row of [...rows.values()]) {
     const status = statuses.get(row.replicaId);
     const held =
@@ -140,8 +152,6 @@ function settle({ heard, nodes, config }: World, key: Key, before: Managed, now:
       continue;
     }
     here.push({ ...standing, version: row.version });
-    if (status === undefined && row.stage !== "pending" && now - row.stagedAt < config.orderTimeoutMs)
-      wakeAt = earliest(wakeAt, row.stagedAt + config.orderTimeoutMs);
     const readyAt = status === undefined ? null : markOf(status, ReplicaPhase.READY);
     if (readyAt === null || row.readyAt !== null) continue;
     rows.set(row.replicaId, { ...row, readyAt });
@@ -150,7 +160,7 @@ function settle({ heard, nodes, config }: World, key: Key, before: Managed, now:
     coldStarts.push({ ...partsOf(key), replicaId: row.replicaId, durationMs, readyAt });
   }
   const coldStartsMs = [...before.coldStartsMs, ...coldStarts.map((start) => start.durationMs)];
-  return { rows, changed, here, coldStarts, coldStartsMs: coldStartsMs.slice(-COLD_STARTS_KEPT), wakeAt };
+  return { rows, changed, here, coldStarts, coldStartsMs: coldStartsMs.slice(-COLD_STARTS_KEPT) };
 }
 
 /** Turns the policy's actions into rows and orders. Gives the nodes on which replicas failed just now. */
