@@ -5,6 +5,7 @@ export { type Assembled, type AssembleOptions, assembleImage } from "./assemble.
 export { bytesOfText, textOfBytes } from "./byte-string.ts";
 export { BLOCK_BYTES, type ChunkSink, checkChunkBytes } from "./chunker.ts";
 export { type ErofsEntry, readErofs } from "./erofs/read.ts";
+export { encodeHotPack, type HotRun, parseHotPackSummary, runBytes } from "./hot-pack.ts";
 export {
   encodeImageFile,
   IMAGE_MEDIA_TYPE,
@@ -26,12 +27,16 @@ export {
 } from "./image-index.ts";
 export {
   digestHex,
+  HOT_PREFIX,
+  hotKey,
   IMAGES_PREFIX,
   imageKey,
   LAYERS_PREFIX,
   layerKey,
   PACKS_PREFIX,
+  PROFILES_PREFIX,
   packKey,
+  profileKey,
 } from "./keys.ts";
 export {
   decodeLayerChunks,
@@ -47,4 +52,12 @@ export {
 export { DEFAULT_LAYER_LIMITS, type LayerEntry, type LayerLimits, LayerScanner } from "./layer-scan.ts";
 export { type Inode, type InodeKind, LayerMerger, walk } from "./merge.ts";
 export { decodeChunk, metadataImage } from "./metadata.ts";
+export {
+  encodeProfile,
+  hotRuns,
+  mergeProfile,
+  type Profile,
+  parseProfile,
+  type TouchedRuns,
+} from "./profile.ts";
 export { type TarEntry, type TarEntryKind, TarReader, type TarSink } from "./tar/reader.ts";

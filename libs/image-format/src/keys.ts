@@ -22,6 +22,17 @@ export const LAYERS_PREFIX = "layers/";
 /** The image object of a converted OCI manifest. */
 export const imageKey = (manifestDigest: string): string => `${IMAGES_PREFIX}${digestHex(manifestDigest)}`;
 
+export const PROFILES_PREFIX = "profiles/";
+export const HOT_PREFIX = "hot/";
+
+/** What starts of an image by one entry point touch first; `entry` names the entry point: 16 hex digits. */
+export const profileKey = (manifestDigest: string, entry: string): string =>
+  `${PROFILES_PREFIX}${digestHex(manifestDigest)}/${entry}`;
+
+/** The same as content, in one object. */
+export const hotKey = (manifestDigest: string, entry: string): string =>
+  `${HOT_PREFIX}${digestHex(manifestDigest)}/${entry}`;
+
 /** A pack, by the SHA-256 of its bytes. */
 export const packKey = (sha256: Buffer): string => `${PACKS_PREFIX}${sha256.toString("hex")}`;
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crate::hot::Hot;
 use crate::image::{ImageFile, PAGE};
 use crate::presence::Presence;
 use crate::source::Source;
@@ -34,6 +35,8 @@ pub struct Blob {
     pub watched: AtomicBool,
     /// Opens of the file as FUSE shows it.
     pub fuse_opens: AtomicU64,
+    /// The hot pack, while it is coming.
+    hot: RwLock<Option<Arc<Hot>>>,
     touches: Mutex<Touches>,
 }
 
@@ -61,6 +64,7 @@ impl Blob {
             failed_reads: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             fuse_opens: AtomicU64::new(0),
+            hot: RwLock::default(),
             touches: Mutex::default(),
         })
     }
@@ -92,6 +96,14 @@ impl Blob {
     /// Bytes of zeros are there without being written: the file is sparse.
     pub fn store_zeros(&self, offset: u64, length: u64) {
         self.presence.set_range(offset, length);
+    }
+
+    pub fn hot(&self) -> Option<Arc<Hot>> {
+        self.hot.read().unwrap().clone()
+    }
+
+    pub fn set_hot(&self, hot: Option<Arc<Hot>>) {
+        *self.hot.write().unwrap() = hot;
     }
 
     pub fn source(&self) -> Arc<Source> {

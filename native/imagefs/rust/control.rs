@@ -31,8 +31,8 @@ enum Request {
     Mount(MountRequest),
     Unmount { target: PathBuf },
     Locations { key: String, locations: HashMap<String, Option<Location>> },
-    Prefetch { key: String, chunks: Vec<u32> },
-    Profile { key: String },
+    Touched { key: String },
+    Export { key: String, runs: Vec<(u64, u64)>, path: PathBuf },
     Stats,
     /// Unmounts everything and ends handler and keeper.
     Stop,
@@ -110,17 +110,11 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             node.add_locations(&key, locations);
             Ok(json!({}))
         }
-        Request::Prefetch { key, chunks } => {
-            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
-            for chunk in chunks.into_iter().filter(|c| (*c as usize) < blob.image.data.len()) {
-                node.fetcher.request(&blob, chunk, Priority::Prefetch, None);
-            }
-            Ok(json!({}))
-        }
-        Request::Profile { key } => {
+        Request::Touched { key } => {
             let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
             Ok(json!({ "runs": blob.touched_runs() }))
         }
+        Request::Export { key, runs, path } => node.export(&key, &runs, &path).map(|()| json!({})),
         Request::Stats => Ok(stats(node)),
         Request::Stop => {
             node.shut_down();

@@ -63,11 +63,17 @@ pub struct ReadWait {
 }
 
 impl ReadWait {
-    pub fn new(chunks: usize, done: impl Fn(bool) + Send + Sync + 'static) -> Arc<ReadWait> {
-        Arc::new(ReadWait { remaining: AtomicUsize::new(chunks), failed: AtomicBool::new(false), done: Box::new(done) })
+    /// Done after `parts` settlements.
+    pub fn new(parts: usize, done: impl Fn(bool) + Send + Sync + 'static) -> Arc<ReadWait> {
+        Arc::new(ReadWait { remaining: AtomicUsize::new(parts), failed: AtomicBool::new(false), done: Box::new(done) })
     }
 
-    fn settle(&self, ok: bool) {
+    /// One part became `more` parts more.
+    fn expect(&self, more: usize) {
+        self.remaining.fetch_add(more, Ordering::AcqRel);
+    }
+
+    pub fn settle(&self, ok: bool) {
         if !ok {
             self.failed.store(true, Ordering::Release);
         }
@@ -76,6 +82,11 @@ impl ReadWait {
         }
     }
 }
+
+/// Read ahead blindly when a request takes longer than this: 20 ms of round trip halve the time of a start without a
+/// profile at 1.8 times the bytes; on a fast link they only cost.
+const READ_AHEAD_FROM_MICROS: u64 = 6_000;
+const READ_AHEAD_CHUNKS: usize = 8;
 
 type FlightKey = (usize, u32);
 
@@ -173,14 +184,40 @@ impl Fetcher {
 
     /// Asks for everything missing in a range. `done` is called at once if nothing is, or later from another thread.
     pub fn read(&self, blob: &Arc<Blob>, offset: u64, length: u64, done: impl Fn(bool) + Send + Sync + 'static) {
-        let chunks = missing_chunks(blob, offset, length);
-        if chunks.is_empty() {
+        if blob.presence.has_range(offset, length) {
             done(true);
             return;
         }
-        let wait = ReadWait::new(chunks.len(), done);
-        for chunk in chunks {
-            self.request(blob, chunk, Priority::Demand, Some(wait.clone()));
+        let wait = ReadWait::new(1, done);
+        self.demand(blob, offset, length, &wait);
+    }
+
+    /// Settles `wait` once when the range is there: by a frame of the hot pack that is coming anyway, or by its chunks.
+    pub fn demand(&self, blob: &Arc<Blob>, offset: u64, length: u64, wait: &Arc<ReadWait>) {
+        let joined = blob.hot().is_some_and(|hot| hot.join(blob, offset, length, wait));
+        if !joined {
+            self.demand_chunks(blob, offset, length, wait);
+        }
+    }
+
+    pub fn demand_chunks(&self, blob: &Arc<Blob>, offset: u64, length: u64, wait: &Arc<ReadWait>) {
+        let chunks = missing_chunks(blob, offset, length);
+        let Some((last, others)) = chunks.split_last() else { return wait.settle(true) };
+        wait.expect(others.len());
+        for chunk in &chunks {
+            self.request(blob, *chunk, Priority::Demand, Some(wait.clone()));
+        }
+        self.read_ahead(blob, *last);
+    }
+
+    /// Where each request costs a round trip that counts, the chunks that follow are asked for as well.
+    fn read_ahead(&self, blob: &Arc<Blob>, after: u32) {
+        if self.counters.request_micros.load(Ordering::Relaxed) < READ_AHEAD_FROM_MICROS || blob.hot().is_some() {
+            return;
+        }
+        let end = blob.image.data.len().min(after as usize + 1 + READ_AHEAD_CHUNKS);
+        for chunk in after as usize + 1..end {
+            self.request(blob, chunk as u32, Priority::Prefetch, None);
         }
     }
 

@@ -54,6 +54,7 @@ impl Chunk {
 /// A parsed image object.
 #[derive(Debug)]
 pub struct ImageFile {
+    pub image_id: String,
     pub metadata: Vec<Chunk>,
     pub data: Vec<Chunk>,
     pub data_size: u64,
@@ -113,6 +114,7 @@ impl ImageFile {
             _ => return corrupt("its first blobs are not EROFS metadata and data"),
         };
         Ok(ImageFile {
+            image_id: manifest.image_id,
             data_size: data.chunks.last().map_or(0, Chunk::end),
             metadata: metadata.chunks,
             data: data.chunks,

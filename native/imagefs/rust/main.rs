@@ -10,6 +10,7 @@ mod control;
 mod fanotify;
 mod fetch;
 mod fuse;
+mod hot;
 mod image;
 mod journal;
 mod keeper;

@@ -17,12 +17,15 @@ use crate::blob::Blob;
 use crate::fanotify::BlobsById;
 use crate::fetch::{Fetcher, Priority};
 use crate::fuse::{self, Fuse};
-use crate::image::{ImageError, ImageFile};
+use crate::hot;
+use crate::image::{ImageError, ImageFile, PAGE};
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::mounts;
 use crate::source::{Location, Source, SourceSpec};
 use crate::sys;
+
+const EXPORT_RUN_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -81,6 +84,8 @@ pub struct Entry {
     /// How its base is mounted, if it is.
     method: Option<Method>,
     mounts: Vec<MountRecord>,
+    /// Everything is to be brought in the background.
+    fill: bool,
     last_used_ms: u64,
 }
 
@@ -91,6 +96,7 @@ struct SavedEntry {
     key: String,
     method: Option<Method>,
     mounts: Vec<MountRecord>,
+    fill: bool,
     source: SourceSpec,
 }
 
@@ -114,6 +120,14 @@ pub struct MountRequest {
     /// Bring everything in the background once the start is over.
     pub fill: bool,
     pub record: bool,
+    pub hot: Option<HotPack>,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct HotPack {
+    /// Its object in the bucket.
+    pub key: String,
+    pub size: u64,
 }
 
 #[derive(Clone, Deserialize)]
@@ -187,6 +201,10 @@ impl Node {
                     if let Some(known) = entries.get_mut(&entry.key) {
                         known.method = entry.method;
                         known.mounts = entry.mounts;
+                        known.fill = entry.fill;
+                    }
+                    if entry.fill && is_mounted {
+                        fill_all(&self.fetcher, &blob);
                     }
                     blob.fuse_opens.store(u64::from(entry.method == Some(Method::Fuse)), Ordering::Release);
                 }
@@ -253,7 +271,7 @@ impl Node {
         }
         self.blobs.write().unwrap().insert(blob.id, blob.clone());
         self.fetcher.share(&blob);
-        entries.insert(key.to_string(), Entry { blob: blob.clone(), method: None, mounts: Vec::new(), last_used_ms: now_ms() });
+        entries.insert(key.to_string(), Entry { blob: blob.clone(), method: None, mounts: Vec::new(), fill: false, last_used_ms: now_ms() });
         Ok(blob)
     }
 
@@ -308,12 +326,26 @@ impl Node {
         }
         entry.mounts.push(MountRecord { target: request.target.clone(), overlay: request.overlay.is_some() });
         entry.last_used_ms = now_ms();
+        entry.fill |= request.fill;
         self.save(&entries);
         drop(entries);
-        if request.fill {
-            self.fill(&blob);
-        }
+        self.prefetch(&blob, request);
         Ok(())
+    }
+
+    /// The hot pack first, then all the rest.
+    fn prefetch(&self, blob: &Arc<Blob>, request: &MountRequest) {
+        let fill = request.fill;
+        let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
+        let then = move || {
+            if fill {
+                fill_all(&fetcher, &filling);
+            }
+        };
+        match &request.hot {
+            Some(hot) if !blob.presence.is_complete() => hot::start(self.fetcher.clone(), blob.clone(), hot.key.clone(), hot.size, then),
+            _ => then(),
+        }
     }
 
     fn set_source(&self, blob: &Arc<Blob>, request: &MountRequest) {
@@ -404,19 +436,11 @@ impl Node {
     fn unmount_base(&self, entry: &mut Entry) {
         let _ = mounts::unmount(&self.base(&entry.blob.key));
         entry.method = None;
+        entry.fill = false;
         self.fetcher.forget(&entry.blob);
     }
 
     // ---- keeping house -----------------------------------------------------------------------------------------------
-
-    /// Brings everything, in the packs' order, when nothing else is to be done.
-    pub fn fill(&self, blob: &Arc<Blob>) {
-        let mut order: Vec<u32> = (0..blob.image.data.len() as u32).collect();
-        order.sort_by_key(|c| (blob.image.data[*c as usize].pack, blob.image.data[*c as usize].pack_offset));
-        for chunk in order {
-            self.fetcher.request(blob, chunk, Priority::Background, None);
-        }
-    }
 
     /// To be called now and then: stops watching what is complete or unused, and keeps the cache within its bounds.
     pub fn tidy(&self) {
@@ -495,6 +519,7 @@ impl Node {
                 key: key.clone(),
                 method: e.method,
                 mounts: e.mounts.clone(),
+                fill: e.fill,
                 source: e.blob.source().spec().clone(),
             })
             .collect();
@@ -502,6 +527,30 @@ impl Node {
         if let Err(error) = written {
             eprintln!("imagefs: cannot save the state: {error}");
         }
+    }
+
+    /// Writes runs of pages of the data blob, one after the other, to a file; what is missing is fetched.
+    pub fn export(&self, key: &str, runs: &[(u64, u64)], path: &Path) -> Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::FileExt;
+        let blob = self.blob(key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
+        let mut out = io::BufWriter::new(std::fs::File::create(path).map_err(doing("exporting"))?);
+        for (page, pages) in runs {
+            let (offset, length) = (page.saturating_mul(PAGE), pages.saturating_mul(PAGE));
+            if length > EXPORT_RUN_BYTES_MAX || offset.saturating_add(length) > blob.image.data_size {
+                return Err(Failure::new("invalidArgument", "a run lies outside the image, or is too long"));
+            }
+            let (sender, receiver) = std::sync::mpsc::channel();
+            self.fetcher.read(&blob, offset, length, move |ok| {
+                let _ = sender.send(ok);
+            });
+            if receiver.recv() != Ok(true) {
+                return Err(Failure::new("unavailable", "the bucket did not deliver all pages"));
+            }
+            let mut bytes = vec![0; length as usize];
+            blob.file.read_exact_at(&mut bytes, offset).and_then(|()| out.write_all(&bytes)).map_err(doing("exporting"))?;
+        }
+        out.flush().map_err(doing("exporting"))
     }
 
     pub fn blob(&self, key: &str) -> Option<Arc<Blob>> {
@@ -515,7 +564,7 @@ impl Node {
             mounts: e.mounts.len(),
             method: e.method,
             data_bytes: e.blob.image.data_size,
-            present_bytes: e.blob.presence.present_pages() * crate::image::PAGE,
+            present_bytes: e.blob.presence.present_pages() * PAGE,
             disk_bytes: e.blob.disk_bytes(),
             fetched_bytes: e.blob.fetched_bytes.load(Ordering::Relaxed),
             failed_reads: e.blob.failed_reads.load(Ordering::Relaxed),
@@ -530,6 +579,15 @@ impl Node {
         let blobs = entries.iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
         let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
         blobs.chain(fuse).collect()
+    }
+}
+
+/// Brings everything, in the packs' order, when nothing else is to be done.
+fn fill_all(fetcher: &Fetcher, blob: &Arc<Blob>) {
+    let mut order: Vec<u32> = (0..blob.image.data.len() as u32).collect();
+    order.sort_by_key(|c| (blob.image.data[*c as usize].pack, blob.image.data[*c as usize].pack_offset));
+    for chunk in order {
+        fetcher.request(blob, chunk, Priority::Background, None);
     }
 }
 

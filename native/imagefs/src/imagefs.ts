@@ -18,6 +18,7 @@ import { parseImageConfig, type RunConfig, runConfigOf } from "@pilotlight/oci";
 import { Daemon } from "./daemon.ts";
 import { extractImage } from "./extract.ts";
 import { chooseMethod, type MountMethod, type Probe, probeMachine } from "./probe.ts";
+import { entryName, exportPath, findHotPack, type RecordedStart, recordStart } from "./profiles.ts";
 import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
 
 export type ImagefsOptions = {
@@ -47,6 +48,11 @@ export type MountOptions = {
   writableDir?: string;
   /** Bring the rest of the image in the background, at low priority, so that it is local in the end. Default true. */
   fill?: boolean;
+  /**
+   * Name of the entry point whose profile drives the prefetch: `entryName(command)`. Default: the image's own entrypoint and
+   * command. null: no prefetch.
+   */
+  entry?: string | null;
   signal?: AbortSignal;
 };
 
@@ -61,6 +67,11 @@ export type Mount = {
   readonly pendingOverlay: { upper: string; work: string } | undefined;
   /** What was read first, in order, since the image was mounted: runs of 4 KiB pages of the data blob. */
   touched(): Promise<TouchedRun[]>;
+  /**
+   * Adds this start to the profile of its entry point in the bucket, so that the next one reads what it needs as one stream.
+   * To be called once, when the program is up. Undefined where nothing was recorded (extraction, complete images).
+   */
+  recordStart(): Promise<RecordedStart | undefined>;
   unmount(): Promise<void>;
 };
 
@@ -146,17 +157,27 @@ export class Imagefs {
         runConfig,
         pendingOverlay: layer,
         touched: async () => [],
+        recordStart: async () => undefined,
         unmount: async () => undefined,
       };
     }
-    await this.#mountByDaemon(options, key, file, method, layer);
+    const entry =
+      options.entry === undefined ? entryName([...runConfig.entrypoint, ...runConfig.cmd]) : options.entry;
+    await this.#mountByDaemon(options, key, file, method, layer, entry);
+    const touched = async () => touchedSchema.parse(await this.#call("touched", { key })).runs;
     return {
       root: options.mountpoint,
       method,
       manifest,
       runConfig,
       pendingOverlay: undefined,
-      touched: async () => touchedSchema.parse(await this.#call("profile", { key })).runs,
+      touched,
+      recordStart: async () => {
+        const runs = await touched();
+        return runs.length === 0 || entry === null
+          ? undefined
+          : this.#recordStart(options.bucket, file, key, entry, runs);
+      },
       unmount: () => this.unmount(options.mountpoint),
     };
   }
@@ -197,10 +218,18 @@ export class Imagefs {
     file: ImageFile,
     method: MountMethod,
     overlay: { upper: string; work: string } | undefined,
+    entry: string | null,
   ): Promise<void> {
-    const { bucket, mountpoint } = options;
+    const { bucket, manifestDigest, mountpoint } = options;
     this.#buckets.set(key, bucket);
-    const source = await sourceOf(bucket, options.manifestDigest);
+    const [source, hot] = await Promise.all([
+      sourceOf(bucket, manifestDigest),
+      entry === null ? undefined : findHotPack(bucket, manifestDigest, entry),
+    ]);
+    const located =
+      source.kind === "http" && hot !== undefined
+        ? await locationOf(bucket, hot.key).catch(() => null)
+        : null;
     await this.#call("mount", {
       key,
       target: mountpoint,
@@ -209,11 +238,32 @@ export class Imagefs {
       overlay: overlay ?? null,
       fill: options.fill ?? true,
       record: true,
+      hot: hot ?? null,
+      locations: hot === undefined || located === null ? {} : { [hot.key]: located },
     });
     if (source.kind !== "http") return;
     const packs = file.index.packs.slice(1).map(({ sha256 }) => packKey(sha256));
     // The mount is usable meanwhile: what is read first is asked for by its own question.
     void this.#locate(key, packs).catch(() => undefined);
+  }
+
+  #recordStart(
+    bucket: ObjectStore,
+    file: ImageFile,
+    key: string,
+    entry: string,
+    touched: TouchedRun[],
+  ): Promise<RecordedStart> {
+    return recordStart({
+      bucket,
+      file,
+      entry,
+      touched,
+      scratchPath: exportPath(this.cacheDir, key),
+      export: async (runs, path) => {
+        await this.#call("export", { key, path, runs: runs.map(({ page, pages }) => [page, pages]) });
+      },
+    });
   }
 
   /** Tells the handler where to read packs from. */

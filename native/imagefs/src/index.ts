@@ -9,4 +9,5 @@ export {
   launchMode,
 } from "./launch.ts";
 export type { MountMethod, Probe } from "./probe.ts";
+export { entryName, type RecordedStart } from "./profiles.ts";
 export type { ImagefsStats, ImageStats, TouchedRun } from "./stats.ts";

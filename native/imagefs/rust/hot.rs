@@ -1,0 +1,287 @@
+//! The hot pack of a start: read as one stream over a few connections, frame by frame, each verified and written to its
+//! places in the blob. Readers that need a page of a frame under way wait for the frame instead of fetching the chunk.
+//!   P1. The pack is a help only: whatever is wrong with it, readers get their pages from the chunks.
+//!   P2. A reader waits for a frame no longer than `PATIENCE`; then the chunk is fetched.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::blob::Blob;
+use crate::fetch::{Fetcher, ReadWait};
+use crate::image::PAGE;
+use crate::source::FetchError;
+
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 64;
+const FRAME_BYTES: usize = 64;
+const RUN_BYTES: usize = 16;
+const TABLE_BYTES_MAX: usize = 64 << 20;
+const FRAME_RAW_BYTES_MAX: u32 = 4 << 20;
+/// The first request takes the tables and, for small packs, everything.
+const FIRST_BYTES: usize = 256 << 10;
+/// One request for several frames: long enough that its round trip does not matter, short enough to share the link.
+const REQUEST_BYTES: u64 = 2 << 20;
+const CONNECTIONS: usize = 4;
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+struct Frame {
+    sha256: [u8; 32],
+    offset: u64,
+    raw_length: u32,
+    wire_length: u32,
+    compressed: bool,
+    runs: std::ops::Range<usize>,
+}
+
+/// A reader that waits for a frame: which bytes it needs, whom to tell.
+struct Waiting {
+    offset: u64,
+    length: u64,
+    wait: Arc<ReadWait>,
+    since: Instant,
+}
+
+pub struct Hot {
+    key: String,
+    frames: Vec<Frame>,
+    /// First page and pages, frame by frame.
+    runs: Vec<(u64, u64)>,
+    /// The same by page, with the frame's number.
+    by_page: Vec<(u64, u64, u32)>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Frames that are still to come.
+    pending: HashSet<u32>,
+    waiting: Vec<(u32, Waiting)>,
+    next: usize,
+}
+
+impl Hot {
+    /// Joins a reader to a frame under way that holds the first missing page of its range; false if there is none.
+    pub fn join(&self, blob: &Blob, offset: u64, length: u64, wait: &Arc<ReadWait>) -> bool {
+        let Some(page) = blob.presence.first_missing(offset, length) else { return false };
+        let i = self.by_page.partition_point(|(first, pages, _)| first + pages <= page);
+        let Some(&(first, _, frame)) = self.by_page.get(i) else { return false };
+        if page < first {
+            return false;
+        }
+        let mut state = self.state.lock().unwrap();
+        // Looked at under the lock: a frame is taken out only after its pages were marked.
+        if !state.pending.contains(&frame) {
+            return false;
+        }
+        state.waiting.push((frame, Waiting { offset, length, wait: wait.clone(), since: Instant::now() }));
+        true
+    }
+
+    fn finish(&self, frame: u32, fetcher: &Fetcher, blob: &Arc<Blob>) {
+        let mut state = self.state.lock().unwrap();
+        state.pending.remove(&frame);
+        let (ready, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|(f, _)| *f == frame);
+        state.waiting = rest;
+        drop(state);
+        go_on(ready, fetcher, blob);
+    }
+
+    /// Sends readers that have waited too long to the chunks (P2).
+    fn release_impatient(&self, fetcher: &Fetcher, blob: &Arc<Blob>) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let (late, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|(_, w)| w.since.elapsed() > PATIENCE);
+        state.waiting = rest;
+        let more = !state.pending.is_empty();
+        drop(state);
+        for (_, Waiting { offset, length, wait, .. }) in late {
+            fetcher.demand_chunks(blob, offset, length, &wait);
+        }
+        more
+    }
+
+    /// Frames for the next request: neighbours in the pack, in their order.
+    fn take(&self) -> Option<std::ops::Range<usize>> {
+        let mut state = self.state.lock().unwrap();
+        let first = state.next;
+        let mut bytes = 0;
+        while state.next < self.frames.len() && (bytes == 0 || bytes + u64::from(self.frames[state.next].wire_length) <= REQUEST_BYTES) {
+            bytes += u64::from(self.frames[state.next].wire_length);
+            state.next += 1;
+        }
+        (first < state.next).then_some(first..state.next)
+    }
+
+    fn fetch(&self, fetcher: &Fetcher, blob: &Arc<Blob>, range: std::ops::Range<usize>) {
+        let start = self.frames[range.start].offset;
+        let last = &self.frames[range.end - 1];
+        let length = (last.offset + u64::from(last.wire_length) - start) as usize;
+        let read = blob.source().read(&self.key, start, length);
+        if let Ok(bytes) = &read {
+            blob.count_fetched(bytes.len() as u64);
+        }
+        for number in range {
+            let frame = &self.frames[number];
+            if let Ok(bytes) = &read {
+                let at = (frame.offset - start) as usize;
+                if let Err(why) = self.store(blob, frame, &bytes[at..at + frame.wire_length as usize]) {
+                    eprintln!("imagefs: hot pack {}: {why}", self.key);
+                }
+            }
+            self.finish(number as u32, fetcher, blob);
+        }
+    }
+
+    fn store(&self, blob: &Blob, frame: &Frame, wire: &[u8]) -> Result<(), String> {
+        let raw = if frame.compressed {
+            zstd::bulk::decompress(wire, frame.raw_length as usize).map_err(|e| e.to_string())?
+        } else {
+            wire.to_vec()
+        };
+        if raw.len() != frame.raw_length as usize || Sha256::digest(&raw).as_slice() != frame.sha256 {
+            return Err("a frame has another checksum".into());
+        }
+        let mut at = 0;
+        for (page, pages) in &self.runs[frame.runs.clone()] {
+            let length = (pages * PAGE) as usize;
+            if !blob.presence.has_range(page * PAGE, pages * PAGE) {
+                blob.store(page * PAGE, &raw[at..at + length]).map_err(|e| e.to_string())?;
+            }
+            at += length;
+        }
+        Ok(())
+    }
+}
+
+fn go_on(ready: Vec<(u32, Waiting)>, fetcher: &Fetcher, blob: &Arc<Blob>) {
+    for (_, Waiting { offset, length, wait, .. }) in ready {
+        fetcher.demand(blob, offset, length, &wait);
+    }
+}
+
+/// Reads the pack's tables, then its frames, in threads of its own. `done` is called when nothing more will come.
+pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, done: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        match open(&blob, key, size) {
+            Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
+            Err(error) => eprintln!("imagefs: no hot pack for {}: {error}", blob.key),
+        }
+        done();
+    });
+}
+
+fn open(blob: &Blob, key: String, size: u64) -> Result<(Hot, Vec<u8>), FetchError> {
+    let source = blob.source();
+    let mut bytes = source.read(&key, 0, FIRST_BYTES.min(size as usize))?;
+    let needed = table_end(&bytes).map_err(FetchError::Permanent)?;
+    if needed > bytes.len() {
+        let rest = source.read(&key, bytes.len() as u64, needed - bytes.len())?;
+        bytes.extend_from_slice(&rest);
+    }
+    let hot = parse(key, &bytes, size, blob).map_err(FetchError::Permanent)?;
+    Ok((hot, bytes))
+}
+
+fn run(fetcher: &Arc<Fetcher>, blob: &Arc<Blob>, hot: Arc<Hot>, first: &[u8]) {
+    blob.set_hot(Some(hot.clone()));
+    // Frames that came with the tables.
+    blob.count_fetched(first.len() as u64);
+    for (number, frame) in hot.frames.iter().enumerate() {
+        let end = frame.offset + u64::from(frame.wire_length);
+        if end > first.len() as u64 {
+            break;
+        }
+        hot.state.lock().unwrap().next = number + 1;
+        if let Err(why) = hot.store(blob, frame, &first[frame.offset as usize..end as usize]) {
+            eprintln!("imagefs: hot pack {}: {why}", hot.key);
+        }
+        hot.finish(number as u32, fetcher, blob);
+    }
+    let mut threads = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let (fetcher, blob, hot) = (fetcher.clone(), blob.clone(), hot.clone());
+        threads.push(std::thread::spawn(move || {
+            while let Some(range) = hot.take() {
+                hot.fetch(&fetcher, &blob, range);
+            }
+        }));
+    }
+    while hot.release_impatient(fetcher, blob) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+    blob.set_hot(None);
+}
+
+fn table_end(bytes: &[u8]) -> Result<usize, String> {
+    if bytes.len() < HEADER_BYTES || &bytes[..8] != b"PLHOTPK\0" {
+        return Err("it does not begin as one".into());
+    }
+    if u32_at(bytes, 8) != VERSION {
+        return Err(format!("version {} is unknown", u32_at(bytes, 8)));
+    }
+    let tables = u32_at(bytes, 12) as usize * FRAME_BYTES + u32_at(bytes, 16) as usize * RUN_BYTES;
+    if tables > TABLE_BYTES_MAX {
+        return Err("its tables are too large".into());
+    }
+    Ok(HEADER_BYTES + tables)
+}
+
+fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, String> {
+    let end = table_end(bytes)?;
+    let (frame_count, run_count) = (u32_at(bytes, 12) as usize, u32_at(bytes, 16) as usize);
+    let hash = Sha256::new().chain_update(&bytes[..32]).chain_update(&bytes[HEADER_BYTES..end]).finalize();
+    if hash.as_slice() != &bytes[32..64] {
+        return Err("its tables have another checksum".into());
+    }
+    if crate::image::hex(&bytes[20..32]) != blob.image.image_id[..24] {
+        return Err("it belongs to another image".into());
+    }
+    let runs_at = HEADER_BYTES + frame_count * FRAME_BYTES;
+    let runs: Vec<(u64, u64)> = (0..run_count)
+        .map(|i| (u64_at(bytes, runs_at + i * RUN_BYTES), u64::from(u32_at(bytes, runs_at + i * RUN_BYTES + 8))))
+        .collect();
+    let pages = blob.image.data_size / PAGE;
+    if runs.iter().any(|(page, count)| *count == 0 || page.checked_add(*count).is_none_or(|end| end > pages)) {
+        return Err("a run lies outside the blob".into());
+    }
+    let mut frames = Vec::with_capacity(frame_count);
+    for i in 0..frame_count {
+        let at = HEADER_BYTES + i * FRAME_BYTES;
+        let first = u32_at(bytes, at + 48) as usize;
+        let frame = Frame {
+            sha256: bytes[at..at + 32].try_into().unwrap(),
+            offset: u64_at(bytes, at + 32),
+            raw_length: u32_at(bytes, at + 40),
+            wire_length: u32_at(bytes, at + 44),
+            compressed: bytes[at + 56] == 1,
+            runs: first..first.saturating_add(u32_at(bytes, at + 52) as usize),
+        };
+        let inside = frame.runs.end <= runs.len() && frame.offset.checked_add(u64::from(frame.wire_length)).is_some_and(|end| end <= size);
+        if !inside || frame.raw_length > FRAME_RAW_BYTES_MAX || frame.wire_length == 0 {
+            return Err("a frame lies outside the pack".into());
+        }
+        let raw: u64 = runs[frame.runs.clone()].iter().map(|(_, count)| count * PAGE).sum();
+        if raw != u64::from(frame.raw_length) || (!frame.compressed && frame.raw_length != frame.wire_length) {
+            return Err("a frame's length is not that of its runs".into());
+        }
+        frames.push(frame);
+    }
+    let mut by_page: Vec<(u64, u64, u32)> =
+        frames.iter().enumerate().flat_map(|(n, f)| runs[f.runs.clone()].iter().map(move |(page, count)| (*page, *count, n as u32))).collect();
+    by_page.sort_unstable();
+    let state = State { pending: (0..frames.len() as u32).collect(), ..State::default() };
+    Ok(Hot { key, frames, runs, by_page, state: Mutex::new(state) })
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
