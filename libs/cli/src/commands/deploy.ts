@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ChangeView, DeployResult, ProblemView } from "@pilotlight/control-api";
+import type { ChangeView, DeployResult, FileProblems, ProblemView } from "@pilotlight/control-api";
 import { PlatformError } from "@pilotlight/errors";
 import { Command } from "commander";
 import type { Act } from "../cli.ts";
@@ -59,7 +59,7 @@ async function handOver(context: Context, file: string, dryRun: boolean): Promis
   try {
     return await context.client.deploy(text, { dryRun });
   } catch (error) {
-    const problems = (error as { problems?: ProblemView[] }).problems;
+    const problems = (error as Partial<FileProblems>).problems;
     if (problems === undefined || context.json) throw error;
     throw new PlatformError("invalidArgument", listProblems(problems, basename(file)));
   }
