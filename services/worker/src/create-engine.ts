@@ -1,7 +1,5 @@
 // Which engine an assignment asks for.
 import { PlatformError } from "@pilotlight/errors";
-import { EmbeddedReplicaEngine } from "./adapters/embedded/embedded-engine.ts";
-import { ProcessReplicaEngine } from "./adapters/process/process-engine.ts";
 import { type Assignment, modelNameOf } from "./assignment.ts";
 import type { ReplicaEngine } from "./engine.ts";
 
@@ -13,32 +11,42 @@ export type EngineSettings = {
   childEnvironment: Readonly<NodeJS.ProcessEnv>;
 };
 
-/** Makes the engine; it starts later. Throws `invalidArgument` for an assignment that names none. */
-export function createReplicaEngine(assignment: Assignment, settings: EngineSettings): ReplicaEngine {
+/**
+ * Makes the engine; it starts later. Only the code of the one that is wanted is loaded: a cold start waits for it. Throws
+ * `invalidArgument` for an assignment that names none.
+ */
+export async function createReplicaEngine(
+  assignment: Assignment,
+  settings: EngineSettings,
+): Promise<ReplicaEngine> {
   const { deployment, replicaId } = assignment;
   const modelName = modelNameOf(assignment);
   const kind = deployment.engine?.kind;
   const source = deployment.model?.source ?? "";
   switch (kind?.case) {
-    case "embedded":
+    case "embedded": {
       if (source === "") {
         throw new PlatformError("invalidArgument", "the embedded engine needs a model", {
           field: "model.source",
           remedy: "Name a safetensors repository.",
         });
       }
+      const { EmbeddedReplicaEngine } = await import("./adapters/embedded/embedded-engine.ts");
       return new EmbeddedReplicaEngine({
         spec: kind.value,
         modelName,
         weights: { ...settings, source, replicaId, retryDelayMsMax: settings.reattachDelayMsMax },
       });
-    case "process":
+    }
+    case "process": {
+      const { ProcessReplicaEngine } = await import("./adapters/process/process-engine.ts");
       return new ProcessReplicaEngine({
         spec: kind.value,
         modelName,
         modelPath: source,
         environment: settings.childEnvironment,
       });
+    }
     default:
       throw new PlatformError("invalidArgument", "the deployment names no engine", { field: "engine" });
   }

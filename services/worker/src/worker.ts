@@ -53,7 +53,10 @@ export async function startWorker(
   const { life } = replica;
   const reports = startReports(context, assignment, replica, ports.end);
   try {
-    const engine = createReplicaEngine(assignment, { ...config, childEnvironment: ports.childEnvironment });
+    const engine = await createReplicaEngine(assignment, {
+      ...config,
+      childEnvironment: ports.childEnvironment,
+    });
     replica.engine = engine;
     context.onStop("engine", () => engine.close());
     replica.endpoint = await openDoor(context, assignment, replica, engine);

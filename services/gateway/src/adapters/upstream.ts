@@ -5,7 +5,8 @@
 //   U2. What is held of an answer is bounded (I10).
 import type { IncomingHttpHeaders } from "node:http";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
-import { type Dispatcher, Pool } from "undici";
+import type { Dispatcher } from "undici";
+import Pool from "undici/lib/dispatcher/pool.js";
 import type { Replica } from "../domain/replica.ts";
 
 export type AnswerHead = { status: number; headers: IncomingHttpHeaders };
