@@ -66,7 +66,7 @@ export type ProcessEnd =
 export type PlacedProcess = {
   readonly identity: ProcessIdentity;
   readonly ended: Promise<ProcessEnd>;
-  /** Signals the process and what it started. A process that is gone is no error. */
+  /** SIGTERM asks the process, SIGKILL ends its whole group. A process that is gone is no error. */
   signal(signal: "SIGTERM" | "SIGKILL"): void;
 };
 

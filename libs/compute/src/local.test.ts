@@ -67,13 +67,23 @@ describe("local backend", () => {
     expect(await adopted?.ended).toEqual({ kind: "unknown" });
     expect(isRunning(identity)).toBe(false);
   });
-  test("a signal reaches what the process started", async () => {
+  test("SIGTERM is for the process, SIGKILL for all that it started", async () => {
     const child = "require('child_process').spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)']);";
-    const made = await mounted("a", await image(`${child} setInterval(() => {}, 1000)`));
+    const made = await mounted(
+      "a",
+      await image(`${child} process.on('SIGTERM', () => console.log('asked'))`),
+    );
     const placed = await backend.start("a", made, await launch("a"), never);
     await expect.poll(() => processesOf(backend.folder("a")).length).toBe(2);
-    placed.signal("SIGTERM");
-    expect(await placed.ended).toEqual({ kind: "killed", signal: "SIGTERM" });
+    await expect
+      .poll(() => {
+        placed.signal("SIGTERM");
+        return readFileSync(join(backend.folder("a"), "out"), "utf8");
+      })
+      .toContain("asked");
+    expect(processesOf(backend.folder("a"))).toHaveLength(2);
+    placed.signal("SIGKILL");
+    expect(await placed.ended).toEqual({ kind: "killed", signal: "SIGKILL" });
     await expect.poll(() => processesOf(backend.folder("a")).length).toBe(0);
   });
   test("release ends even what left the process group, and unmounts", async () => {

@@ -102,7 +102,7 @@ async function placedChild(child: ChildProcess, image: ImageToMount): Promise<Pl
   // One that ended at once has no identity any more; its end tells the story.
   const identity = identify(pid) ?? { pid, startTicks: -1, bootId: "" };
   const signal = (name: "SIGTERM" | "SIGKILL") => {
-    if (child.exitCode === null && child.signalCode === null) signalProcess(-pid, name);
+    if (child.exitCode === null && child.signalCode === null) signalPlace(pid, name);
   };
   return { identity, ended, signal };
 }
@@ -135,9 +135,14 @@ function adoptProcess(identity: ProcessIdentity): PlacedProcess {
     identity,
     ended,
     signal: (name) => {
-      if (isRunning(identity)) signalProcess(-identity.pid, name);
+      if (isRunning(identity)) signalPlace(identity.pid, name);
     },
   };
+}
+
+/** SIGTERM is a request to the process, which tells what it started; a group that gets it too would be told twice. */
+function signalPlace(pid: number, name: "SIGTERM" | "SIGKILL"): void {
+  signalProcess(name === "SIGKILL" ? -pid : pid, name);
 }
 
 /** Kills whatever still runs with the folder in its environment, children that left the process group included. */

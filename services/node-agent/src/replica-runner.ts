@@ -191,13 +191,13 @@ export class ReplicaRunner {
       case "ensuringImage":
         return {
           kind: "imageReady",
-          image: await this.#persist(() => this.#ports.ensureImage(this.#replica, signal), signal),
+          image: await this.#keepTrying(() => this.#ports.ensureImage(this.#replica, signal), signal),
         };
       case "mounting":
-        await this.#persist(() => backend.mount(place, state.image, signal), signal);
+        await this.#keepTrying(() => backend.mount(place, state.image, signal), signal);
         return { kind: "mounted" };
       case "starting": {
-        const process = await this.#persist(async () => {
+        const process = await this.#keepTrying(async () => {
           const launch = await this.#ports.prepareLaunch(this.#replica);
           return backend.start(place, state.image, launch, signal);
         }, signal);
@@ -229,7 +229,7 @@ export class ReplicaRunner {
   }
 
   /** Tries again what may pass, and says what hinders. The start's deadline ends it. */
-  #persist<T>(operation: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  #keepTrying<T>(operation: () => Promise<T>, signal: AbortSignal): Promise<T> {
     return retry(operation, this.#ports.retry, {
       signal,
       onRetry: (error, attempt, delayMs) => {

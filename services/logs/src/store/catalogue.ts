@@ -28,6 +28,8 @@ export type CatalogueOptions = {
   statsBytesMax: number;
 };
 
+/** A copy that is being made is not counted and not deleted. */
+const isWhole = (name: string): boolean => !name.endsWith(".part");
 const STATS_FILE_BYTES_MAX = 64 * 1024 * 1024;
 
 export class Catalogue {
@@ -158,7 +160,7 @@ export class Catalogue {
   async #makeRoom(bytes: number): Promise<void> {
     const { cacheDirectory, cacheBytesMax } = this.#options;
     const copies = await Promise.all(
-      (await readdir(cacheDirectory)).map(async (name) => {
+      (await readdir(cacheDirectory)).filter(isWhole).map(async (name) => {
         const path = join(cacheDirectory, name);
         const { size, mtimeMs } = await stat(path);
         return { path, size, mtimeMs };

@@ -6,7 +6,7 @@ import { EVENTS } from "@pilotlight/contracts";
 import { toPlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
 import type { Replicas } from "../replicas.ts";
-import { openPositions } from "./positions.ts";
+import { openPositions, type Positions } from "./positions.ts";
 import { globSources, replicaSources } from "./sources.ts";
 import { type LogSource, LogTailer, type OutgoingBatch } from "./tailer.ts";
 
@@ -31,6 +31,7 @@ export class NodeLogs {
   readonly #settings: NodeLogsSettings;
   readonly #backend: Backend;
   readonly #replicas: Replicas;
+  readonly #positions: Positions;
   readonly #tailer: LogTailer;
   /** Shipped files of replicas of which the other file is not. */
   readonly #shipped = new Set<string>();
@@ -43,8 +44,9 @@ export class NodeLogs {
     this.#settings = settings;
     this.#backend = backend;
     this.#replicas = replicas;
+    this.#positions = openPositions(directory);
     this.#tailer = new LogTailer({
-      positions: openPositions(directory),
+      positions: this.#positions,
       limits: {
         batchBytesMax: settings.logBatchBytesMax,
         lineBytesMax: Math.min(settings.logLineBytesMax, Math.floor(settings.logBatchBytesMax / 2)),
@@ -72,6 +74,7 @@ export class NodeLogs {
     if (Date.now() - this.#globbedAt >= GLOB_INTERVAL_MS) {
       this.#globbed = this.#settings.logGlobs.flatMap(globSources);
       this.#globbedAt = Date.now();
+      for (const place of this.#settled) if (!this.#replicas.has(place)) this.#settled.delete(place);
     }
     const own = this.#replicas.list().flatMap((replica) => {
       const place = replica.assignment.replicaId;
@@ -93,14 +96,24 @@ export class NodeLogs {
     this.#shipped.add(name);
     const names = replicaSources(replica, "").map((source) => source.name);
     if (!names.every((one) => this.#shipped.has(one))) return;
-    for (const one of names) this.#shipped.delete(one);
     this.#settled.add(place);
-    this.#backend.forget(place).catch((error) => {
+    void this.#forget(place, names);
+  }
+
+  /** The files first, then how far they were shipped: the other way round a crash would ship them again. */
+  async #forget(place: string, names: readonly string[]): Promise<void> {
+    try {
+      await this.#backend.forget(place);
+      for (const name of names) {
+        this.#positions.remove(name);
+        this.#shipped.delete(name);
+      }
+    } catch (thrown) {
       logger("logs").warn("a gone replica's folder cannot be removed", {
         place,
-        error: toPlatformError(error),
+        error: toPlatformError(thrown),
       });
-    });
+    }
   }
 }
 

@@ -119,12 +119,6 @@ export class TailedFile {
     if (this.#position !== undefined) this.#save(this.#position);
   }
 
-  /** Forgets the file. */
-  forget(): void {
-    this.close();
-    this.#positions.remove(this.#source);
-  }
-
   #open(): { descriptor: number; position: Position } | undefined {
     if (this.#descriptor !== undefined && this.#position !== undefined)
       return { descriptor: this.#descriptor, position: this.#position };

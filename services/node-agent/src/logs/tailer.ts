@@ -32,7 +32,7 @@ export type TailerOptions = {
   sources: () => readonly LogSource[];
   /** Sends a batch; resolves when it is kept. The same batch may be sent again after a crash. */
   send: (batch: OutgoingBatch) => Promise<void>;
-  /** A file that is over was shipped to its end. */
+  /** A file that is over was shipped to its end. Its position is kept: only who deletes the file may forget it. */
   onDone: (source: LogSource) => void;
 };
 
@@ -124,7 +124,7 @@ export class LogTailer {
     }
     await this.#free(source, followed);
     if (source.over && file.isDone()) {
-      file.forget();
+      file.close();
       this.#files.delete(source.name);
       this.#options.onDone(source);
     }
