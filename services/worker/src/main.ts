@@ -1,7 +1,7 @@
 // A replica's process.
 import { runService } from "@pilotlight/service";
 import { readAssignment } from "./assignment.ts";
-import { config } from "./config.ts";
+import { childEnvironment, config } from "./config.ts";
 import { startWorker } from "./worker.ts";
 
 await runService({
@@ -12,9 +12,8 @@ await runService({
   },
   async start(context) {
     const assignment = readAssignment(context.config.assignmentFile);
-    const { REPLICA_TOKEN: _, ...childEnvironment } = process.env;
     await startWorker(context, assignment, {
-      childEnvironment,
+      childEnvironment: childEnvironment(),
       end: () => process.kill(process.pid, "SIGTERM"),
     });
   },
