@@ -34,9 +34,3 @@ export const config = defineConfig("worker", {
 });
 
 export type WorkerConfig = ConfigOf<typeof config.fields>;
-
-/** What an engine that is a child process gets of this process's environment: all but what proves who the worker is. */
-export function childEnvironment(): Readonly<NodeJS.ProcessEnv> {
-  const { REPLICA_TOKEN: _, ...rest } = process.env;
-  return rest;
-}

@@ -1,7 +1,7 @@
 // A replica's process.
-import { runService } from "@pilotlight/service";
+import { childEnvironment, runService } from "@pilotlight/service";
 import { readAssignment } from "./assignment.ts";
-import { childEnvironment, config } from "./config.ts";
+import { config } from "./config.ts";
 import { startWorker } from "./worker.ts";
 
 await runService({
@@ -13,7 +13,7 @@ await runService({
   async start(context) {
     const assignment = readAssignment(context.config.assignmentFile);
     await startWorker(context, assignment, {
-      childEnvironment: childEnvironment(),
+      childEnvironment: childEnvironment(config),
       end: () => process.kill(process.pid, "SIGTERM"),
     });
   },
