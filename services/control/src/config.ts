@@ -1,6 +1,6 @@
 // Settings of control.
 import { BUS_FIELDS, OUTBOX_FIELDS } from "@pilotlight/bus";
-import { type ConfigOf, count, defineConfig, durationMs, port, text, uri } from "@pilotlight/service";
+import { type ConfigOf, count, defineConfig, durationMs, flag, port, text, uri } from "@pilotlight/service";
 import { STORE_FIELDS } from "@pilotlight/store";
 
 export const config = defineConfig("control", {
@@ -10,6 +10,10 @@ export const config = defineConfig("control", {
   httpHost: text("127.0.0.1", "Address of the API. Beyond loopback apiTokenFile is required."),
   httpPort: port(7401, "Port of the API; 0 takes any free one."),
   apiTokenFile: text("", "File with the bearer token that callers must present; empty: none is asked for."),
+  allowOpenAccess: flag(
+    false,
+    "Allow to listen beyond loopback without a token: where a network of its own keeps strangers out.",
+  ),
   requestTimeoutMs: durationMs(30_000, "How long a caller may take to send its request.", { min: 100 }),
   bucketUri: uri(
     ["file", "s3"],

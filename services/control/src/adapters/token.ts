@@ -6,7 +6,9 @@ import type { Config } from "../config.ts";
 const LOOPBACK = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
 
 /** Reads the configured token; null when none is asked for. Throws `invalidArgument` beyond loopback without one. */
-export async function readToken(config: Pick<Config, "apiTokenFile" | "httpHost">): Promise<string | null> {
+export async function readToken(
+  config: Pick<Config, "allowOpenAccess" | "apiTokenFile" | "httpHost">,
+): Promise<string | null> {
   if (config.apiTokenFile !== "") {
     const token = (await readFile(config.apiTokenFile, "utf8")).trim();
     if (token !== "") return token;
@@ -15,9 +17,10 @@ export async function readToken(config: Pick<Config, "apiTokenFile" | "httpHost"
       remedy: "Write a long random token into it.",
     });
   }
-  if (LOOPBACK.test(config.httpHost)) return null;
+  if (config.allowOpenAccess || LOOPBACK.test(config.httpHost)) return null;
   throw new PlatformError("invalidArgument", `the API would listen on ${config.httpHost} without a token`, {
     field: "apiTokenFile",
-    remedy: "Set API_TOKEN_FILE to a file with a token, or listen on 127.0.0.1.",
+    remedy:
+      "Set API_TOKEN_FILE to a file with a token, listen on 127.0.0.1, or set ALLOW_OPEN_ACCESS=true if something else keeps strangers out.",
   });
 }
