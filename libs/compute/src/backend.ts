@@ -51,6 +51,8 @@ export type ImageRuntime = {
     launch: MarkedLaunch,
     signal: AbortSignal,
   ): Promise<ChildProcess>;
+  /** The place's program is ready: what its start read may be learnt for the next one. Optional work, after the start. */
+  learnStart(place: string): Promise<void>;
   /** Gives back what the place holds; nothing there is no error. */
   unmount(place: string): Promise<void>;
   /** Every place that holds something, in use or left over. */
@@ -77,6 +79,8 @@ export type Backend = {
   mount(place: string, image: ImageToMount, signal: AbortSignal): Promise<void>;
   /** Starts the image's entry point, unless a process of this place is running: then that one is meant. */
   start(place: string, image: ImageToMount, launch: Launch, signal: AbortSignal): Promise<PlacedProcess>;
+  /** The place's program is ready: what its start read may be learnt for the next one. Never fails. */
+  learnStart(place: string): Promise<void>;
   /** A process that an earlier agent started, if it still runs. */
   adopt(identity: ProcessIdentity): PlacedProcess | undefined;
   /** Ends what still runs in the place and unmounts its image. */

@@ -2,8 +2,15 @@
 import type { ChildProcess } from "node:child_process";
 import { mkdir, readdir, readFile, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
-import { type Imagefs, launch as launchIn, launchMode, type Mount } from "@pilotlight/imagefs";
+import {
+  type Imagefs,
+  launch as launchIn,
+  launchMode,
+  type Mount,
+  type MountMethod,
+} from "@pilotlight/imagefs";
 import type { ObjectStore } from "@pilotlight/object-store";
+import { logger } from "@pilotlight/telemetry";
 import type { ImageRuntime, ImageToMount } from "./backend.ts";
 
 export type ImagefsRuntimeOptions = {
@@ -12,10 +19,15 @@ export type ImagefsRuntimeOptions = {
   bucket: ObjectStore;
   /** Holds a mount point and a writable layer for each place. Absolute. */
   directory: string;
+  /** How images are mounted; "auto": the best way that works here. */
+  method: MountMethod | "auto";
+  /** Whether starts are recorded, so that the next one reads ahead; a bucket on this machine is fast enough without. */
+  learnStarts: boolean;
 };
 
 /** Runs places in images of the bucket. */
-export function imagefsRuntime({ imagefs, bucket, directory }: ImagefsRuntimeOptions): ImageRuntime {
+export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
+  const { imagefs, bucket, directory, method, learnStarts } = options;
   const roots = join(directory, "roots");
   const layers = join(directory, "layers");
   const mounts = new Map<string, Mount>();
@@ -31,6 +43,8 @@ export function imagefsRuntime({ imagefs, bucket, directory }: ImagefsRuntimeOpt
       imageId: image.imageId,
       mountpoint: join(roots, place),
       writableDir: join(layers, place),
+      method,
+      ...(learnStarts ? {} : { entry: null }),
       signal,
     });
     mounts.set(place, made);
@@ -64,6 +78,10 @@ export function imagefsRuntime({ imagefs, bucket, directory }: ImagefsRuntimeOpt
         launcherEnv: launch.mark,
       });
       return process;
+    },
+    async learnStart(place) {
+      const learnt = learnStarts ? await mounts.get(place)?.recordStart() : undefined;
+      if (learnt !== undefined) logger("images").info("learnt from a start", { place, ...learnt });
     },
     unmount,
     async places() {

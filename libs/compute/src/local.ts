@@ -52,6 +52,10 @@ export function localBackend({ runDir, images }: LocalBackendOptions): Backend {
       const mark = { [PLACE_VARIABLE]: folder(place) };
       return startProcess(images, place, image, { ...launch, mark }, signal);
     },
+    learnStart: (place) =>
+      images.learnStart(place).catch((thrown) => {
+        logger("compute").warn("a start could not be learnt from", { place, error: toPlatformError(thrown) });
+      }),
     adopt: (identity) => (isRunning(identity) ? adoptProcess(identity) : undefined),
     async release(place) {
       await endProcesses(folder(place));

@@ -1,6 +1,17 @@
 // Settings of the node agent.
 import { BUS_FIELDS } from "@pilotlight/bus";
-import { bytes, count, defineConfig, durationMs, flag, list, port, text, uri } from "@pilotlight/service";
+import {
+  bytes,
+  choice,
+  count,
+  defineConfig,
+  durationMs,
+  flag,
+  list,
+  port,
+  text,
+  uri,
+} from "@pilotlight/service";
 
 export const config = defineConfig("node-agent", {
   ...BUS_FIELDS,
@@ -13,6 +24,11 @@ export const config = defineConfig("node-agent", {
   bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket that holds the converted images."),
   imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
   imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
+  imageMountMethod: choice(
+    ["auto", "fanotify", "fuse", "extract"],
+    "auto",
+    "How images are mounted; auto: the best way that works on this machine.",
+  ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
   segmentDirs: list(

@@ -18,7 +18,9 @@ await runService({
         cacheBytesMax: imageCacheBytesMax,
       });
       context.onStop("images", () => (stopReplicasOnExit ? imagefs.stop() : imagefs.close()));
-      return imagefsRuntime({ imagefs, bucket: openStore(bucketUri), directory });
+      const method = context.config.imageMountMethod;
+      const learnStarts = !bucketUri.startsWith("file:");
+      return imagefsRuntime({ imagefs, bucket: openStore(bucketUri), directory, method, learnStarts });
     });
   },
 });

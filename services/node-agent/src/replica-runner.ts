@@ -13,6 +13,7 @@ import {
   type ReplicaLimits,
   step,
   wakeAt,
+  wasReady,
 } from "./domain/replica.ts";
 
 /** What a runner needs from its surroundings. */
@@ -144,6 +145,7 @@ export class ReplicaRunner {
     else this.#arm();
     if (state.kind === "draining") this.#order();
     if (state.kind === "gone") this.#tellGone();
+    if (!wasReady(before) && wasReady(after)) void this.#ports.backend.learnStart(replicaId);
   }
 
   #tellGone(): void {

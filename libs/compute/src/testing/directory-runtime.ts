@@ -30,6 +30,7 @@ export function directoryRuntime(directory: string): ImageRuntime {
         detached: true,
       });
     },
+    learnStart: async () => {},
     async unmount(place) {
       await rm(link(place), { force: true });
     },

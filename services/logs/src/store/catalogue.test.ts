@@ -54,7 +54,14 @@ beforeEach(async () => {
     close: () => bucket.close(),
     async locate(name): Promise<ByteSource> {
       const { info } = await bucket.locate(name);
-      return { kind: "http", url: "http://elsewhere", headers: {}, expiresAt: Number.MAX_SAFE_INTEGER, info };
+      return {
+        kind: "http",
+        url: "http://elsewhere",
+        headers: {},
+        expiresAt: Number.MAX_SAFE_INTEGER,
+        info,
+        etagAskable: true,
+      };
     },
     stream(...all) {
       reads++;
