@@ -8,6 +8,9 @@ import { type LayerPack, packKey } from "@pilotlight/image-format";
 import type { ObjectStore } from "@pilotlight/object-store";
 import type { Semaphore } from "./semaphore.ts";
 
+/** Well below the grace period of garbage collection. */
+const REFRESH_AFTER_MS = 3_600_000;
+
 export type PackPlace = { pack: number; packOffset: number };
 
 export type PackWriterOptions = {
@@ -72,7 +75,16 @@ export class PackWriter {
       onUpload(bytes.length, true);
     } catch (error) {
       if (!(error instanceof PlatformError && error.code === "preconditionFailed")) throw error;
+      await this.#refresh(packKey(sha256), bytes);
       onUpload(bytes.length, false);
     }
+  }
+
+  /** An old pack may be about to be collected as garbage: writing it again makes it young. */
+  async #refresh(key: string, bytes: Buffer): Promise<void> {
+    const { bucket, signal } = this.#options;
+    const info = await bucket.head(key, { signal });
+    if (info === undefined || Date.now() - info.modifiedAt > REFRESH_AFTER_MS)
+      await bucket.put(key, bytes, { signal });
   }
 }
