@@ -1,4 +1,5 @@
 // What a replica's process finds when it starts: its assignment as a file in its folder, its variables, folders, devices.
+import { existsSync } from "node:fs";
 import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Backend, Launch } from "@pilotlight/compute";
@@ -9,6 +10,9 @@ import { STDERR_FILE, STDOUT_FILE } from "../logs/sources.ts";
 import { acceleratorDevices } from "./machine.ts";
 
 const ASSIGNMENT_FILE = "assignment.json";
+
+/** How names are found is the node's matter, not the image's: every container runtime hands these in. */
+const NAME_SERVICE_FILES = ["/etc/resolv.conf", "/etc/hosts"].filter((path) => existsSync(path));
 
 /** Writes the assignment and says how the process is started. */
 export async function prepareLaunch(
@@ -27,7 +31,7 @@ export async function prepareLaunch(
   await rename(`${assignmentFile}.new`, assignmentFile);
   return {
     environment: environmentOf(replica, assignmentFile, acceleratorKind, settings),
-    binds: [folder, ...segmentDirs].map((path) => ({ path, writable: false })),
+    binds: [folder, ...segmentDirs, ...NAME_SERVICE_FILES].map((path) => ({ path, writable: false })),
     devices: devicesOf(replica, acceleratorKind, acceleratorDevices()),
     stdoutFile: join(folder, STDOUT_FILE),
     stderrFile: join(folder, STDERR_FILE),
