@@ -22,6 +22,12 @@ export type ConsumerSettings = {
 
 const ACK_TIMEOUT_MS = 60_000;
 const IN_FLIGHT_MAX = 256;
+/**
+ * `expires`: how long the server keeps a request for messages; so long, too, the client waits before it asks again when the
+ * server was back before its streams were. `idle_heartbeat`: two that are missed say that a request was lost. The client's
+ * own defaults, 30 s and 15 s, would let everything stand still for as long after a restart of the server.
+ */
+export const PULLING = { expires: 3_000, idle_heartbeat: 1_000 };
 const PATIENCE: RetryPolicy = { attemptsMax: 1_000_000, initialDelayMs: 200, delayMsMax: 2_000 };
 
 /** Makes or updates the consumer and starts taking messages. Waits while NATS is away. */
@@ -37,7 +43,7 @@ export async function openDurable(
     shouldRetry: passing,
   });
   const consumer = await bus.jetstream.consumers.get(stream, durable);
-  return consumer.consume({ max_messages: settings.inFlightMax ?? IN_FLIGHT_MAX });
+  return consumer.consume({ max_messages: settings.inFlightMax ?? IN_FLIGHT_MAX, ...PULLING });
 }
 
 function streamOf(types: readonly EventType[], durable: string): string {

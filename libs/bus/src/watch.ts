@@ -7,6 +7,7 @@ import { type RetryPolicy, retry, toPlatformError } from "@pilotlight/errors";
 import { counter, logger } from "@pilotlight/telemetry";
 import type { Bus } from "./connection.ts";
 import type { Subscription } from "./consume.ts";
+import { PULLING } from "./durable.ts";
 import { fromNatsHeaders, unpack } from "./envelope.ts";
 import { STREAM_OF } from "./streams.ts";
 
@@ -46,7 +47,7 @@ export async function watchDocuments<T extends EventType>(
     reachCurrent = resolve;
   });
   if ((await consumer.info()).num_pending === 0) reachCurrent();
-  const messages = await consumer.consume();
+  const messages = await consumer.consume(PULLING);
   const reading = (async () => {
     for await (const message of messages) {
       try {

@@ -9,3 +9,4 @@ export {
   type StoreOptions,
   type Transaction,
 } from "./store.ts";
+export { readStored } from "./stored.ts";

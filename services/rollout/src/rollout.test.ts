@@ -34,6 +34,7 @@ import {
   type TestPostgres,
   type TestServer,
 } from "@pilotlight/testing";
+import connect from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const MAIN = new URL("./main.ts", import.meta.url);
@@ -124,13 +125,6 @@ const activate = (
     reason: back ? ActivationReason.ROLLBACK : ActivationReason.DEPLOY,
     spec: spec(application, rollout),
   });
-const demand = (application: string, replicas: number) =>
-  publish(bus, EVENTS.scaleDecided, {
-    application,
-    version: 1,
-    deployment: "main",
-    replicasDemanded: replicas,
-  });
 const phases = (application: string, to: number) =>
   moves.filter((one) => one.application === application && one.toVersion === to).map((one) => one.phase);
 const ended = (application: string, to: number, phase: RolloutPhase) =>
@@ -150,6 +144,9 @@ class Fleet {
   most = 0;
   /** Versions whose replicas never get ready. */
   broken = new Set<number>();
+  /** Obeys, but does not say so. */
+  silent = false;
+  #generation = 0n;
   #next = 1;
   #following: Promise<void> = Promise.resolve();
 
@@ -165,6 +162,7 @@ class Fleet {
   }
 
   async #follow(message: BoundsSet): Promise<void> {
+    this.#generation = message.generation;
     const wanted = new Map(
       message.versions.map((one) => {
         const bound = one.deployments[0];
@@ -179,6 +177,20 @@ class Fleet {
       for (const [id] of have.slice(want)) await this.#stop(id, version);
       for (let i = have.length; i < want; i++) await this.#start(version);
     }
+    if (!this.silent) await this.say();
+  }
+
+  /** The autoscaler's word. */
+  async say(): Promise<void> {
+    const held = Map.groupBy(this.replicas.values(), ({ version }) => version);
+    await publish(bus, EVENTS.scaleDecided, {
+      application: this.application,
+      version: 1,
+      deployment: "main",
+      replicasDemanded: this.size,
+      boundsGeneration: this.#generation,
+      held: [...held].map(([version, { length: replicas }]) => ({ version, replicas })),
+    });
   }
 
   async #start(version: number): Promise<void> {
@@ -217,6 +229,10 @@ class Fleet {
           : {}),
       },
     });
+  }
+
+  countOf(version: number): number {
+    return [...this.replicas.values()].filter((one) => one.version === version).length;
   }
 
   /** I3: a share of the traffic needs the capacity for it. */
@@ -259,7 +275,6 @@ describe("the next version", () => {
     const fleet = new Fleet("steps", 3);
     await activate("steps", 1);
     await ended("steps", 1, RolloutPhase.DONE);
-    await demand("steps", 3);
     await expect.poll(() => fleet.replicas.size).toBe(3);
     await activate("steps", 2);
     await ended("steps", 2, RolloutPhase.DONE);
@@ -273,11 +288,26 @@ describe("the next version", () => {
     const generations = traffic.get("steps")?.map((one) => one.generation) ?? [];
     expect(generations).toEqual(generations.toSorted((a, b) => (a < b ? -1 : 1)));
   });
+  test("gets no further replica before the autoscaler has said that it obeyed the last orders", async () => {
+    const fleet = new Fleet("late", 3);
+    await activate("late", 1);
+    await ended("late", 1, RolloutPhase.DONE);
+    await expect.poll(() => fleet.replicas.size).toBe(3);
+    await activate("late", 2, { stepIntervalMs: 300 });
+    await expect.poll(() => fleet.countOf(2)).toBe(1);
+    fleet.silent = true;
+    await expect.poll(() => fleet.countOf(1)).toBe(2);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(fleet.countOf(2)).toBe(1);
+    fleet.silent = false;
+    await fleet.say();
+    await ended("late", 2, RolloutPhase.DONE);
+    expect(fleet.most).toBe(4);
+  });
   test("that does not start leaves the old one alone", async () => {
     const fleet = new Fleet("broken", 2);
     await activate("broken", 1);
     await ended("broken", 1, RolloutPhase.DONE);
-    await demand("broken", 2);
     fleet.broken.add(2);
     await activate("broken", 2);
     await ended("broken", 2, RolloutPhase.ROLLED_BACK);
@@ -289,7 +319,6 @@ describe("the next version", () => {
     new Fleet("worse", 2);
     await activate("worse", 1);
     await ended("worse", 1, RolloutPhase.DONE);
-    await demand("worse", 2);
     await activate("worse", 2, {
       gates: { ...spec("x").deployments[0]?.rollout?.gates, unknownPassesAfterMs: undefined },
     });
@@ -315,7 +344,6 @@ describe("the next version", () => {
     const fleet = new Fleet("newer", 2);
     await activate("newer", 1);
     await ended("newer", 1, RolloutPhase.DONE);
-    await demand("newer", 2);
     await activate("newer", 2, { stepIntervalMs: 60_000 });
     await expect.poll(() => phases("newer", 2)).toContain(RolloutPhase.GATING);
     await activate("newer", 3);
@@ -342,7 +370,6 @@ describe("whatever happens", () => {
     const fleet = new Fleet("killed", 3);
     await activate("killed", 1);
     await ended("killed", 1, RolloutPhase.DONE);
-    await demand("killed", 3);
     await activate("killed", 2, { stepIntervalMs: 150 });
     for (let i = 0; i < 3; i++) {
       await expect.poll(() => phases("killed", 2).length).toBeGreaterThan(i + 1);
@@ -359,13 +386,29 @@ describe("whatever happens", () => {
     const fleet = new Fleet("away", 2);
     await activate("away", 1);
     await ended("away", 1, RolloutPhase.DONE);
-    await demand("away", 2);
     await activate("away", 2, { stepIntervalMs: 300 });
     await expect.poll(() => phases("away", 2).length).toBeGreaterThan(1);
     await nats.interrupt(1_000);
     await postgres.interrupt(1_000);
     await ended("away", 2, RolloutPhase.DONE);
     expect(fleet.violations).toEqual([]);
+  });
+  test("a rollout whose stored state cannot be read holds up no other one", async () => {
+    new Fleet("torn", 1);
+    await activate("torn", 1);
+    await ended("torn", 1, RolloutPhase.DONE);
+    const sql = connect(environment.POSTGRES_URL ?? "");
+    await sql`update rollout.rollout set state = '{"kind": "torn"}' where application = 'torn'`;
+    await sql.end();
+    await activate("torn", 2);
+    new Fleet("whole", 1);
+    await activate("whole", 1);
+    await ended("whole", 1, RolloutPhase.DONE);
+    expect(phases("torn", 2)).toEqual([]);
+    const warning = await service.logged(
+      (line) => line.component === "stepper" || line.component === "consumer",
+    );
+    expect(JSON.stringify(warning)).toMatch(/the state of rollout torn-v1-\w+ cannot be read/);
   });
   test("a deleted application loses its traffic and its bounds, and may come back", async () => {
     const fleet = new Fleet("deleted", 1);

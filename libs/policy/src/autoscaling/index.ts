@@ -8,6 +8,7 @@ export {
   type LoadWindow,
   observeLoad,
 } from "./load.ts";
+export { autoscalingStateSchema } from "./stored.ts";
 export type {
   AutoscalingAction,
   AutoscalingConfig,

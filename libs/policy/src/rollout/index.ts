@@ -1,5 +1,6 @@
 export { decideRollout, isOver, startRollout } from "./decide.ts";
 export { type NextRollout, nextRollout } from "./next.ts";
+export { rolloutPlanSchema, rolloutStateSchema } from "./stored.ts";
 export type {
   Ongoing,
   Ordered,

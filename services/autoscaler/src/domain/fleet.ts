@@ -4,7 +4,7 @@ import { type AutoscalingState, initialAutoscalingState } from "@pilotlight/poli
 import type { DeploymentRow } from "../store/deployments.ts";
 import { type Key, keyOf } from "./heard.ts";
 import type { ReplicaRow } from "./replica.ts";
-import type { Said } from "./saying.ts";
+import { nothingSaid, type Said } from "./saying.ts";
 
 /** One deployment: its places, what the policy remembers, what was said, how long starts took. */
 export type Managed = {
@@ -35,7 +35,7 @@ export function createFleet(
     managed.get(key) ?? {
       rows: new Map(),
       state: initialAutoscalingState(),
-      said: {},
+      said: nothingSaid,
       coldStartsMs: [],
       recordedAt: 0,
     };

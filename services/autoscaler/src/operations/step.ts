@@ -49,7 +49,7 @@ export async function stepDeployment(world: World, key: Key, now: number): Promi
   const orders: Orders = { rows: settled.rows, changed: settled.changed, told: [] };
   const failedOn = applyActions(world, orders, key, decision, now);
   const waiting = placePending(world, orders, key, failedOn, now);
-  const said = sayingOf(decision, waiting);
+  const said = sayingOf(decision, bounds?.generation ?? 0n, orders.rows.values(), waiting);
   const news = newsBetween(before.said, said);
 
   const acted = decision.actions.length > 0 || orders.changed.size > 0 || news.length > 0;
@@ -318,7 +318,7 @@ type Saying = {
 
 function sayDecision(publish: PublishInTransaction, key: Key, saying: Saying): void {
   const { decisionId, version, decision, said, alive, now } = saying;
-  const one = said[String(version)];
+  const one = said.versions[String(version)];
   publish(EVENTS.scaleDecided, {
     ...partsOf(key),
     decisionId,
@@ -328,6 +328,8 @@ function sayDecision(publish: PublishInTransaction, key: Key, saying: Saying): v
     replicasDemanded: one?.demanded ?? 0,
     reason: reasonText(decision, one?.waiting ?? ""),
     at: timestampFromMs(now),
+    boundsGeneration: BigInt(said.generation),
+    held: Object.entries(said.held).map(([of, replicas]) => ({ version: Number(of), replicas })),
   });
 }
 

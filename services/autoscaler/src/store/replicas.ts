@@ -1,13 +1,18 @@
 // The places that are taken.
-import type { Sql, Transaction } from "@pilotlight/store";
+import { readStored, type Sql, type Transaction } from "@pilotlight/store";
+import { z } from "zod";
 import type { ReplicaRow } from "../domain/replica.ts";
 
-type Stored = Omit<ReplicaRow, "decidedAt" | "stagedAt" | "readyAt"> & {
+type Stored = Omit<ReplicaRow, "devices" | "decidedAt" | "stagedAt" | "readyAt"> & {
+  devices: unknown;
   decidedAt: Date;
   stagedAt: Date;
   readyAt: Date | null;
 };
 
+const devicesSchema = z.array(z.strictObject({ index: z.number(), share: z.number() }));
+
+/** Every place. One that cannot be read is nobody's to give away: this throws then. */
 export async function readReplicas(sql: Sql): Promise<ReplicaRow[]> {
   const rows = await sql<Stored[]>`
     select replica_id as "replicaId", application, deployment, version, stage, node_id as "nodeId", devices,
@@ -15,6 +20,7 @@ export async function readReplicas(sql: Sql): Promise<ReplicaRow[]> {
     from replica`;
   return rows.map((row) => ({
     ...row,
+    devices: readStored(devicesSchema, row.devices, `place of ${row.replicaId}`),
     decidedAt: row.decidedAt.getTime(),
     stagedAt: row.stagedAt.getTime(),
     readyAt: row.readyAt?.getTime() ?? null,

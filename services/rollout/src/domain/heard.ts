@@ -29,6 +29,16 @@ type Heard = {
   heardAt: Map<number, number>;
 };
 
+/** What the autoscaler said of a deployment last. */
+export type AutoscalerWord = {
+  /** Replicas that the load asks for, over all versions. */
+  wanted: number;
+  /** Of the bounds that it had obeyed. */
+  generation: bigint;
+  /** Places that replicas held then, by version; a version without an entry held none. */
+  held: ReadonlyMap<string, number>;
+};
+
 /** Failures and versions remembered of one application (I10). */
 const FAILURES_MAX = 256;
 const VERSIONS_MAX = 16;
@@ -67,12 +77,15 @@ export function createWorld() {
       limited(counters, request.version, count(counters.get(request.version) ?? noCounters, request));
     },
     forget: (application: string) => void applications.delete(application),
-    /** What the policy is shown. `since`: when the rollout began. */
+    /**
+     * What the policy is shown. `since`: when the rollout began. `words`: of the autoscaler, by deployment. `generation`: of
+     * the bounds that were set last; places held under older ones say nothing about what is taken now.
+     */
     observe(
       application: string,
       plan: RolloutPlan,
       since: number,
-      wanted: ReadonlyMap<string, number>,
+      { words, generation }: { words: ReadonlyMap<string, AutoscalerWord>; generation: bigint },
       stop: RolloutObservation["stop"],
     ): RolloutObservation {
       const heard = of(application);
@@ -80,12 +93,16 @@ export function createWorld() {
       const from = plan.from === null ? null : Number(plan.from);
       const failures = heard.failures.filter((one) => one.version === to && one.at >= since);
       return {
-        deployments: plan.deployments.map(({ name }) => ({
-          name,
-          wanted: wanted.get(name) ?? null,
-          from: counts(heard, from, name),
-          to: counts(heard, to, name),
-        })),
+        deployments: plan.deployments.map(({ name }) => {
+          const word = words.get(name);
+          return {
+            name,
+            wanted: word?.wanted ?? null,
+            from: counts(heard, from, name),
+            to: counts(heard, to, name),
+            held: word?.generation === generation ? heldUnder(plan, word) : null,
+          };
+        }),
         counters: {
           from: from === null ? null : (heard.counters.get(from) ?? null),
           to: heard.counters.get(to) ?? null,
@@ -128,6 +145,11 @@ function counts(heard: Heard, version: number | null, deployment: string): Repli
     if (replica.version === version && replica.deployment === deployment) total[replica.stage]++;
   return total;
 }
+
+const heldUnder = ({ from, to }: RolloutPlan, { held }: AutoscalerWord) => ({
+  from: (from === null ? undefined : held.get(from)) ?? 0,
+  to: held.get(to) ?? 0,
+});
 
 /** Adds one request to a version's totals. What clients cancelled (499) or sent wrongly (4xx) is not its fault. */
 function count(totals: VersionCounters, request: RequestFinished): VersionCounters {

@@ -7,16 +7,23 @@ import type {
   TrafficSetSchema,
 } from "@pilotlight/contracts";
 import type { RolloutAction } from "@pilotlight/policy";
+import { z } from "zod";
 
-export type Bound = {
-  version: number;
-  deployment: string;
-  replicasMin: number;
-  replicasMax: number;
-  followsLoad: boolean;
-};
+const boundSchema = z.strictObject({
+  version: z.number(),
+  deployment: z.string(),
+  replicasMin: z.number(),
+  replicasMax: z.number(),
+  followsLoad: z.boolean(),
+});
+type Bound = z.infer<typeof boundSchema>;
 
-export type Orders = { traffic: { version: number; weight: number }[]; bounds: Bound[] };
+/** Kept between two decisions. */
+export const ordersSchema = z.strictObject({
+  traffic: z.array(z.strictObject({ version: z.number(), weight: z.number() })),
+  bounds: z.array(boundSchema),
+});
+export type Orders = z.infer<typeof ordersSchema>;
 
 /** Specifications by version. */
 export type Specs = ReadonlyMap<number, ApplicationSpec>;

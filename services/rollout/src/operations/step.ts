@@ -87,8 +87,8 @@ async function advance(
 ): Promise<{ rollout: RolloutRow; wakeAt: number | null }> {
   const { tx, publish } = ports;
   const { name } = application;
-  const wanted = await readDemand(tx, name);
-  const seen = world.observe(name, before.plan, before.startedAt.getTime(), wanted, stop);
+  const heardOf = { words: await readDemand(tx, name), generation: application.generation };
+  const seen = world.observe(name, before.plan, before.startedAt.getTime(), heardOf, stop);
   const { state, actions, wakeAt } = decideRollout(now, seen, before.state, before.plan);
   const rollout = { ...before, state, endedAt: isOver(state) ? new Date(now) : null };
   await saveRollout(tx, rollout);

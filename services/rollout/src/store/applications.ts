@@ -1,7 +1,9 @@
 // Applications as the rollout coordinator knows them: what is wanted, what serves, what was ordered.
 import { type ApplicationSpec, ApplicationSpecSchema, fromBinary, toBinary } from "@pilotlight/contracts";
-import type { Sql, Transaction } from "@pilotlight/store";
-import { noOrders, type Orders, type Specs } from "../domain/orders.ts";
+import { readStored, type Sql, type Transaction } from "@pilotlight/store";
+import { z } from "zod";
+import type { AutoscalerWord } from "../domain/heard.ts";
+import { noOrders, type Orders, ordersSchema, type Specs } from "../domain/orders.ts";
 
 export type ApplicationRow = {
   name: string;
@@ -23,7 +25,9 @@ export async function lockApplication(tx: Transaction, name: string): Promise<Ap
     select name, wanted_version as "wantedVersion", serving_version as "servingVersion",
       asked_again as "askedAgain", way_back as "wayBack", orders, generation
     from application where name = ${name}`;
-  return row ?? null;
+  return row === undefined
+    ? null
+    : { ...row, orders: readStored(ordersSchema, row.orders, `orders of ${name}`) };
 }
 
 /** A wish for a version. False when a later wish is known already. */
@@ -74,21 +78,33 @@ export async function listApplicationNames(sql: Sql): Promise<string[]> {
   return (await sql<{ name: string }[]>`select name from application order by name`).map((row) => row.name);
 }
 
+/** Keeps what the autoscaler said of a deployment, unless something later is known. */
 export const saveDemand = (
   tx: Transaction,
-  demand: { application: string; deployment: string; replicas: number },
+  of: { application: string; deployment: string },
+  word: AutoscalerWord,
   at: Date,
 ) => tx`
-  insert into demand (application, deployment, replicas, decided_at)
-  values (${demand.application}, ${demand.deployment}, ${demand.replicas}, ${at})
-  on conflict (application, deployment) do update set
-    replicas = excluded.replicas, decided_at = excluded.decided_at
+  insert into demand (application, deployment, replicas, bounds_generation, held, decided_at)
+  values (${of.application}, ${of.deployment}, ${word.wanted}, ${word.generation},
+    ${tx.json(Object.fromEntries(word.held))}, ${at})
+  on conflict (application, deployment) do update set replicas = excluded.replicas,
+    bounds_generation = excluded.bounds_generation, held = excluded.held, decided_at = excluded.decided_at
   where demand.decided_at <= excluded.decided_at`;
 
-export async function readDemand(tx: Transaction, application: string): Promise<Map<string, number>> {
-  const rows = await tx<{ deployment: string; replicas: number }[]>`
-    select deployment, replicas from demand where application = ${application}`;
-  return new Map(rows.map((row) => [row.deployment, row.replicas]));
+const heldSchema = z.record(z.string(), z.number());
+
+/** What the autoscaler said last, by deployment. */
+export async function readDemand(tx: Transaction, application: string): Promise<Map<string, AutoscalerWord>> {
+  const rows = await tx<{ deployment: string; wanted: number; generation: bigint; held: unknown }[]>`
+    select deployment, replicas as wanted, bounds_generation as generation, held from demand
+    where application = ${application}`;
+  return new Map(
+    rows.map(({ deployment, wanted, generation, held: stored }) => {
+      const held = readStored(heldSchema, stored, `places held of ${application}/${deployment}`);
+      return [deployment, { wanted, generation, held: new Map(Object.entries(held)) }];
+    }),
+  );
 }
 
 export const deleteDemand = (tx: Transaction, application: string) =>

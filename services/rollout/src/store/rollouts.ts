@@ -1,6 +1,11 @@
 // Rollouts with their plan, their state and their story.
-import type { RolloutPlan, RolloutState } from "@pilotlight/policy";
-import type { Queryable, Sql, Transaction } from "@pilotlight/store";
+import {
+  type RolloutPlan,
+  type RolloutState,
+  rolloutPlanSchema,
+  rolloutStateSchema,
+} from "@pilotlight/policy";
+import { type Queryable, readStored, type Sql, type Transaction } from "@pilotlight/store";
 import type { Telling } from "../domain/story.ts";
 
 export type RolloutRow = {
@@ -23,8 +28,14 @@ const ROLLOUT = (sql: Queryable) => sql`
 export async function findLatestRollout(tx: Transaction, application: string): Promise<RolloutRow | null> {
   const [row] = await tx<RolloutRow[]>`
     select ${ROLLOUT(tx)} from rollout where application = ${application} order by started_at desc limit 1`;
-  return row ?? null;
+  return row === undefined ? null : checked(row);
 }
+
+const checked = (row: RolloutRow): RolloutRow => ({
+  ...row,
+  plan: readStored(rolloutPlanSchema, row.plan, `plan of rollout ${row.rolloutId}`),
+  state: readStored(rolloutStateSchema, row.state, `state of rollout ${row.rolloutId}`),
+});
 
 /** Writes a rollout, new or moved. */
 export const saveRollout = (tx: Transaction, row: RolloutRow) => tx`
