@@ -231,14 +231,14 @@ mod wrapped {
             }
         };
     }
-    // 32 registers hold 4x6 accumulators, 6 activations and a weight; 16 registers hold 4x2, 2 and a weight.
+    // 32 registers hold 4x6 accumulators, 6 activations and a weight; 16 registers hold 4x2, 2 and a weight (4x3 spills).
     compile!(matmul_bf16_pairs, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", Bf16Pairs, 6);
     compile!(matmul_avx512_f32, "avx512f,avx512bw,avx512dq,avx512vl", Wide<Avx512, F32>, 6);
     compile!(matmul_avx512_bf16, "avx512f,avx512bw,avx512dq,avx512vl", Wide<Avx512, Bf16>, 6);
     compile!(matmul_avx512_f16, "avx512f,avx512bw,avx512dq,avx512vl", Wide<Avx512, F16>, 6);
-    compile!(matmul_avx2_f32, "avx2,fma,f16c", Wide<Avx2, F32>, 3);
-    compile!(matmul_avx2_bf16, "avx2,fma,f16c", Wide<Avx2, Bf16>, 3);
-    compile!(matmul_avx2_f16, "avx2,fma,f16c", Wide<Avx2, F16>, 3);
+    compile!(matmul_avx2_f32, "avx2,fma,f16c", Wide<Avx2, F32>, 2);
+    compile!(matmul_avx2_bf16, "avx2,fma,f16c", Wide<Avx2, Bf16>, 2);
+    compile!(matmul_avx2_f16, "avx2,fma,f16c", Wide<Avx2, F16>, 2);
 }
 
 #[cfg(test)]

@@ -26,10 +26,10 @@ struct Chunk {
     rows: Range<usize>,
 }
 
-/// Weight bytes that one item should have at least: its first lines are not fetched ahead.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Weight bytes that one item should have at least: the hardware needs a run-up to follow its streams.
+const CHUNK_BYTES: usize = 96 * 1024;
 /// Items per thread that keep threads of uneven speed busy to the end.
-const CHUNKS_PER_THREAD: usize = 6;
+const CHUNKS_PER_THREAD: usize = 4;
 const CHUNK_ROWS_STEP: usize = 8;
 
 impl Linear {
