@@ -13,6 +13,8 @@ let run = 0;
 let application: string;
 
 const HOUR_MS = 3_600_000;
+/** What one search gives at most. */
+const SEARCH_LINES_MAX = 100_000;
 /** The segments of an application. */
 const segments = async (of = application): Promise<string[]> =>
   (await readdir(join(logs.bucket, "logs"), { recursive: true }).catch(() => [])).filter(
@@ -152,11 +154,11 @@ describe("nothing is lost and nothing is doubled", () => {
     let said = 0;
     let stop = false;
     const saying = (async () => {
-      while (!stop) {
+      while (!stop && said < SEARCH_LINES_MAX) {
         await logs.say(
           Array.from({ length: 50 }, () => line(`n${said++}`, { application, requestId: `q${said % 7}` })),
         );
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await new Promise((resolve) => setTimeout(resolve, 10));
       }
     })();
     for (let i = 0; i < 4; i++) {
@@ -166,7 +168,7 @@ describe("nothing is lost and nothing is doubled", () => {
     }
     stop = true;
     await saying;
-    const search = () => logs.messages({ application, limit: 100_000 });
+    const search = () => logs.messages({ application, limit: SEARCH_LINES_MAX });
     await eventually(async () => (await search()).length).toBe(said);
     expect(new Set(await search()).size).toBe(said);
     await eventually(() => segments()).not.toEqual([]);
@@ -185,13 +187,26 @@ describe("nothing is lost and nothing is doubled", () => {
     await eventually(() => logs.messages({ application })).toContain("last");
     expect(await logs.messages({ application })).toEqual(["once", "last"]);
   });
+  test("when the service starts again with nothing in its journal", async () => {
+    const journalFiles = () =>
+      readdirSync(join(logs.stateDir, "journal")).filter((name) => name.endsWith(".journal"));
+    for (const [i, message] of ["before", "after"].entries()) {
+      await logs.start({ SEGMENT_AGE_MS: "100" });
+      await logs.say([line(message, { application })]);
+      await eventually(() => segments()).toHaveLength(i + 1);
+      await eventually(journalFiles).toEqual([]);
+      await logs.kill();
+    }
+    await logs.start();
+    expect(await logs.messages({ application })).toEqual(["before", "after"]);
+  });
   test("when a crash came between the segments and the end of their journal file", async () => {
     await logs.start({ SEGMENT_AGE_MS: "3600000" });
     await logs.say([line("a", { application }), line("b", { application })]);
     await eventually(() => logs.messages({ application })).toHaveLength(2);
     await logs.kill();
     const journal = join(logs.stateDir, "journal");
-    const [name = ""] = readdirSync(journal);
+    const [name = ""] = readdirSync(journal).sort();
     const bytes = await readFile(join(journal, name));
     await logs.start({ SEGMENT_AGE_MS: "100" }); // makes the segment, deletes the file
     await eventually(() => segments()).toHaveLength(1);
@@ -210,7 +225,7 @@ describe("nothing is lost and nothing is doubled", () => {
     await eventually(() => logs.messages({ application })).toHaveLength(1);
     await logs.kill();
     const journal = join(logs.stateDir, "journal");
-    const [name = ""] = readdirSync(journal);
+    const [name = ""] = readdirSync(journal).sort();
     await writeFile(
       join(journal, name),
       Buffer.concat([await readFile(join(journal, name)), Buffer.from([9, 0, 0, 0, 1, 2])]),

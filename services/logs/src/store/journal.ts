@@ -1,13 +1,14 @@
 // The journal: what was taken in and is not in a segment yet, on local disk. A batch is acknowledged when it stands here.
 //   J1. Frames are appended whole; a frame that a crash cut is cut off at the next start, and its batch comes again.
 //   J2. A file is sealed before it becomes segments, and deleted after all of them are in the bucket.
-//   J3. Bytes reach the disk within `syncIntervalMs`; the process may be killed at any time, for a power failure this is
+//   J3. A file's number is never used again: segments in the bucket are named after it.
+//   J4. Bytes reach the disk within `syncIntervalMs`; the process may be killed at any time, for a power failure this is
 //       the window (the bus itself syncs less often).
 //
 // Frame: u32le length · u32le CRC-32 of the payload · payload (LogBatch, binary protobuf).
 
 import type { FileHandle } from "node:fs/promises";
-import { mkdir, open, readdir, readFile, rm, stat, truncate } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { toPlatformError } from "@pilotlight/errors";
@@ -16,6 +17,8 @@ import { logger } from "@pilotlight/telemetry";
 const HEADER_BYTES = 8;
 const FRAME_BYTES_MAX = 64 * 1024 * 1024;
 const SUFFIX = ".journal";
+/** Holds the number of the next file (J3): the files that had the last ones may be gone. */
+const NEXT_FILE = "next";
 const NUMBER_DIGITS = 10;
 
 /** One file of the journal. */
@@ -45,6 +48,8 @@ export class Journal {
   static async open(directory: string, limits: JournalLimits): Promise<Journal> {
     await mkdir(directory, { recursive: true });
     const journal = new Journal(directory, limits);
+    const next = await readFile(join(directory, NEXT_FILE), "utf8").catch(() => "1");
+    if (/^\d+$/.test(next)) journal.#next = Number(next);
     for (const name of (await readdir(directory)).sort()) {
       if (!name.endsWith(SUFFIX)) continue;
       const path = join(directory, name);
@@ -132,6 +137,9 @@ export class Journal {
 
   async #begin(): Promise<JournalFile & { handle: FileHandle }> {
     const number = this.#next++;
+    const next = join(this.#directory, NEXT_FILE);
+    await writeFile(`${next}.new`, String(this.#next));
+    await rename(`${next}.new`, next);
     const path = join(this.#directory, `${String(number).padStart(NUMBER_DIGITS, "0")}${SUFFIX}`);
     return { number, path, bytes: 0, openedAt: Date.now(), handle: await open(path, "a") };
   }
