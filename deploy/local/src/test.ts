@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { ensureNatsServer, ensurePostgres, ensureVersitygw } from "@pilotlight/servers";
 import { ROOT } from "./checkout.ts";
 import { runChecks, rustChecks, STATIC_CHECKS } from "./checks.ts";
@@ -30,7 +30,12 @@ type Report = {
   numFailedTests: number;
   numPendingTests: number;
   numFailedTestSuites: number;
-  testResults: { status: string; assertionResults: unknown[] }[];
+  testResults: {
+    name: string;
+    status: string;
+    message: string;
+    assertionResults: { status: string; fullName: string; failureMessages: string[] }[];
+  }[];
 };
 
 async function runVitest(
@@ -58,6 +63,7 @@ async function runVitest(
       (result) => result.status === "failed" && result.assertionResults.length === 0,
     ).length;
     const failed = report.numFailedTests + broken;
+    for (const line of failuresIn(report)) process.stdout.write(`${line}\n`);
     return {
       passed: report.numPassedTests,
       failed: code !== 0 && failed === 0 ? 1 : failed,
@@ -67,3 +73,16 @@ async function runVitest(
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+/** What failed, last of all: a long log shows it at its end. */
+const failuresIn = ({ testResults }: Report): string[] =>
+  testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const file = relative(ROOT, name);
+    if (status === "failed" && assertionResults.length === 0)
+      return [`failed: ${file}: ${firstLine(message)}`];
+    return assertionResults
+      .filter((one) => one.status === "failed")
+      .map((one) => `failed: ${file}: ${one.fullName}: ${firstLine(one.failureMessages[0] ?? "")}`);
+  });
+
+const firstLine = (text: string): string => text.split("\n", 1)[0] ?? "";
