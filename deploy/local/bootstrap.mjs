@@ -4,7 +4,16 @@
 // hands over to TypeScript on the pinned Node.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -22,6 +31,10 @@ const COMMANDS = {
   build: { packages: true, native: true, services: true, main: undefined },
   cli: { packages: true, native: false, services: false, main: "../../libs/cli/src/main.ts" },
 };
+
+/** What a first start writes: packages and state into the checkout, native builds, tools and models into the cache. */
+const CHECKOUT_BYTES = 2 * 1024 ** 3;
+const CACHE_BYTES = 3 * 1024 ** 3;
 
 const [name = "start", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];
@@ -60,8 +73,25 @@ function checkMachine(native) {
     missing.push("Rust (cargo): https://rustup.rs, no root needed");
   if (native && !works(process.env.CC ?? "cc", ["--version"]))
     missing.push("a C compiler: apt install gcc libc6-dev");
+  const installed = existsSync(join(root, "node_modules/.pilotlight-lock"));
+  if (!installed) missing.push(...lacksRoom(root, CHECKOUT_BYTES), ...lacksRoom(cacheFolder(), CACHE_BYTES));
   if (missing.length > 0)
     throw new Error(`this machine lacks\n${missing.map((line) => `  - ${line}`).join("\n")}`);
+}
+
+/** Complaints about a folder that is to be written into. */
+function lacksRoom(folder, bytes) {
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK);
+    const { bavail, bsize } = statfsSync(folder);
+    const gib = (n) => (n / 1024 ** 3).toFixed(1);
+    return bavail * bsize >= bytes
+      ? []
+      : [`room on the disk of ${folder}: ${gib(bytes)} GiB are needed, ${gib(bavail * bsize)} GiB are free`];
+  } catch (error) {
+    return [`a writable folder ${folder} (${error.message}); PILOTLIGHT_CACHE_DIR moves the cache`];
+  }
 }
 
 function works(program, parameters) {
@@ -121,9 +151,7 @@ async function buildServices(node) {
 }
 
 function environment(node) {
-  const cache =
-    process.env.PILOTLIGHT_CACHE_DIR ??
-    join(process.env.XDG_CACHE_HOME ?? join(process.env.HOME ?? "/tmp", ".cache"), "pilotlight");
+  const cache = cacheFolder();
   mkdirSync(cache, { recursive: true });
   return {
     ...process.env,
@@ -131,6 +159,14 @@ function environment(node) {
     NODE_COMPILE_CACHE: join(cache, "node-compile"),
     NX_DAEMON: "false",
   };
+}
+
+/** Where builds, tools and models are kept outside the checkout. */
+function cacheFolder() {
+  return (
+    process.env.PILOTLIGHT_CACHE_DIR ??
+    join(process.env.XDG_CACHE_HOME ?? join(process.env.HOME ?? "/tmp", ".cache"), "pilotlight")
+  );
 }
 
 /** Runs a program to its end. Ctrl-C reaches it by the terminal; here it only must not end us first. */

@@ -12,6 +12,7 @@ import {
 } from "@pilotlight/servers";
 import { type Bucket, startBucket } from "./bucket.ts";
 import { serviceMain, serviceNames } from "./checkout.ts";
+import { holdFolder } from "./hold-folder.ts";
 import { type KeptServer, keepServer } from "./kept-server.ts";
 import { type Ports, pickPorts } from "./ports.ts";
 import { endLeftovers, type ProcessSpec, Supervisor, type SupervisorOptions } from "./supervisor.ts";
@@ -54,12 +55,26 @@ const SERVER_RESTART_DELAY_MS = 500;
 /** First who takes requests, then who starts replicas, then the rest: nothing is started or lost while stopping. */
 const STOP_ORDER = [["gateway"], ["rollout", "autoscaler"], ["node-agent"]];
 
-/** Starts everything and returns when all of it is ready. */
+/** Starts everything and returns when all of it is ready. Throws `alreadyExists` when a platform runs on this folder. */
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
   const { stateDir } = options;
   const logDir = join(stateDir, "logs");
   const pidFile = join(stateDir, "processes.json");
   await mkdir(logDir, { recursive: true });
+  const hold = await holdFolder(stateDir);
+  try {
+    return await startHeld(options, { logDir, pidFile, release: hold.release });
+  } catch (error) {
+    hold.release();
+    throw error;
+  }
+}
+
+async function startHeld(
+  options: PlatformOptions,
+  { logDir, pidFile, release }: { logDir: string; pidFile: string; release: () => void },
+): Promise<Platform> {
+  const { stateDir } = options;
   await endLeftovers(pidFile, 10_000);
   const { ports, moved } = await pickPorts(options.usualPorts);
   for (const { door, from, to } of moved) options.onMovedPort?.(door, from, to);
@@ -124,6 +139,7 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
     async stop() {
       await supervisor.stop(STOP_ORDER);
       await stopServers();
+      release();
     },
   };
 }
@@ -192,6 +208,7 @@ async function processSpec(
       ...(grpcPort === undefined ? {} : { GRPC_PORT: String(grpcPort) }),
       ...(httpPort === undefined ? {} : { HTTP_PORT: String(httpPort) }),
       ...(name === "weight-streamer" ? { SEGMENT_DIR: sharedMemoryDir(options.stateDir) } : {}),
+      ...(name === "control" ? { WORKER_IMAGE: options.workerImage } : {}),
       ...(name === "node-agent" ? nodeAgentEnvironment(options) : {}),
     },
     ...(httpPort === undefined ? {} : { sockets: [{ name, host: "127.0.0.1", port: httpPort }] }),

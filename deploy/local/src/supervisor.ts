@@ -9,6 +9,7 @@ import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "nod
 import net from "node:net";
 import { join } from "node:path";
 import { PlatformError } from "@pilotlight/errors";
+import { z } from "zod";
 
 export type ProcessSpec = {
   name: string;
@@ -29,7 +30,8 @@ export type SupervisorOptions = {
   stopTimeoutMs: number;
   restart: {
     initialDelayMs: number;
-    delayMsMax: number /** A process that ran this long starts from the initial delay again. */;
+    delayMsMax: number;
+    /** A process that ran this long starts from the initial delay again. */
     stableMs: number;
   };
   onEvent?: (event: { kind: "started" | "ended" | "restarting"; name: string; detail: string }) => void;
@@ -71,7 +73,7 @@ export class Supervisor {
     this.#spawn(supervised);
   }
 
-  /** Waits until every process says that it is ready. Throws with the end of its log for one that does not in time. */
+  /** Waits until every process says that it is ready. Throws with its last words for one that ends, or is not in time. */
   async ready(): Promise<void> {
     await Promise.all([...this.#processes.values()].map((supervised) => this.#awaitReady(supervised)));
   }
@@ -162,19 +164,21 @@ export class Supervisor {
   }
 
   async #awaitReady(supervised: Supervised): Promise<void> {
-    const deadline = Date.now() + this.#options.readyTimeoutMs;
+    const { name, readyUrl } = supervised.spec;
+    const { readyTimeoutMs } = this.#options;
+    const deadline = Date.now() + readyTimeoutMs;
+    const see = { remedy: `See ${this.#logFile(name)}.` };
     for (;;) {
-      const why = await notReady(supervised.spec.readyUrl);
+      const why = await notReady(readyUrl);
       if (why === undefined) return;
-      if (Date.now() > deadline) {
+      if (supervised.failures > 0)
+        throw new PlatformError("unavailable", `${name} cannot start: ${this.#lastWords(name)}`, see);
+      if (Date.now() > deadline)
         throw new PlatformError(
           "deadlineExceeded",
-          `${supervised.spec.name} is not ready after ${this.#options.readyTimeoutMs} ms: ${why}\n${this.#logTail(supervised.spec.name)}`,
-          {
-            remedy: `See ${this.#logFile(supervised.spec.name)}.`,
-          },
+          `${name} is not ready after ${readyTimeoutMs} ms: ${why}; ${this.#lastWords(name)}`,
+          see,
         );
-      }
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
@@ -183,11 +187,13 @@ export class Supervisor {
     return join(this.#options.logDir, `${name}.log`);
   }
 
-  #logTail(name: string): string {
+  /** What the process said last of what is wrong, otherwise the end of its output. */
+  #lastWords(name: string): string {
     try {
-      return readFileSync(this.#logFile(name), "utf8").trim().split("\n").slice(-10).join("\n");
+      const lines = readFileSync(this.#logFile(name), "utf8").trim().split("\n").slice(-TAIL_LINES);
+      return lines.map(complaintIn).findLast((words) => words !== undefined) ?? lines.slice(-1).join("");
     } catch {
-      return "";
+      return "it said nothing";
     }
   }
 
@@ -202,6 +208,25 @@ export class Supervisor {
 
   #tell(kind: "started" | "ended" | "restarting", name: string, detail: string): void {
     this.#options.onEvent?.({ kind, name, detail });
+  }
+}
+
+/** Lines of a log that are looked at for a reason. */
+const TAIL_LINES = 50;
+
+const complaint = z.object({
+  level: z.enum(["warn", "error", "fatal"]),
+  msg: z.string(),
+  error: z.object({ message: z.string(), remedy: z.string().optional() }).optional(),
+});
+
+/** A line's complaint with its remedy; undefined when it is none. */
+function complaintIn(line: string): string | undefined {
+  try {
+    const { msg, error } = complaint.parse(JSON.parse(line));
+    return error === undefined ? msg : [error.message, error.remedy ?? ""].join(" ").trim();
+  } catch {
+    return undefined;
   }
 }
 
