@@ -199,12 +199,14 @@ async function processSpec(
   return {
     name,
     command: process.execPath,
-    // Small young generations: these processes make little garbage and are many.
-    args: ["--max-semi-space-size=4", "--enable-source-maps", serviceMain(name, options.from)],
+    // Small young generations: these processes make little garbage and are many. No source maps: the first error's stack
+    // would parse the bundle's map, which stays in memory (64 MB); names are kept in bundles.
+    args: ["--max-semi-space-size=1", serviceMain(name, options.from)],
     env: {
       ...shared,
       ADMIN_PORT: String(adminPort),
       STATE_DIR: stateDir,
+      MALLOC_ARENA_MAX: "1",
       ...(grpcPort === undefined ? {} : { GRPC_PORT: String(grpcPort) }),
       ...(httpPort === undefined ? {} : { HTTP_PORT: String(httpPort) }),
       ...(name === "weight-streamer" ? { SEGMENT_DIR: sharedMemoryDir(options.stateDir) } : {}),

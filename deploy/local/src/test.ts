@@ -75,8 +75,8 @@ async function runVitest(
 }
 
 /** What failed, last of all: a long log shows it at its end. */
-const failuresIn = ({ testResults }: Report): string[] =>
-  testResults.flatMap(({ name, status, message, assertionResults }) => {
+function failuresIn({ testResults }: Report): string[] {
+  return testResults.flatMap(({ name, status, message, assertionResults }) => {
     const file = relative(ROOT, name);
     if (status === "failed" && assertionResults.length === 0)
       return [`failed: ${file}: ${firstLine(message)}`];
@@ -84,5 +84,8 @@ const failuresIn = ({ testResults }: Report): string[] =>
       .filter((one) => one.status === "failed")
       .map((one) => `failed: ${file}: ${one.fullName}: ${firstLine(one.failureMessages[0] ?? "")}`);
   });
+}
 
-const firstLine = (text: string): string => text.split("\n", 1)[0] ?? "";
+function firstLine(text: string): string {
+  return text.split("\n", 1)[0] ?? "";
+}

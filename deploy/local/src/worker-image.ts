@@ -46,7 +46,7 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
       PARTS.map((part) => ({ from: join(WORKER, part), to: `/opt/pilotlight/worker/${part}` })),
     ],
     run: {
-      entrypoint: ["/usr/bin/node", "--enable-source-maps", "/opt/pilotlight/worker/dist/main.js"],
+      entrypoint: ["/usr/bin/node", "/opt/pilotlight/worker/dist/main.js"],
       env: { PATH: "/usr/bin:/bin" },
       user: String(USER_ID),
       workingDir: "/",
