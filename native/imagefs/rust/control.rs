@@ -29,10 +29,21 @@ struct Envelope {
 enum Request {
     Hello,
     Mount(MountRequest),
-    Unmount { target: PathBuf },
-    Locations { key: String, locations: HashMap<String, Option<Location>> },
-    Touched { key: String },
-    Export { key: String, runs: Vec<(u64, u64)>, path: PathBuf },
+    Unmount {
+        target: PathBuf,
+    },
+    Locations {
+        key: String,
+        locations: HashMap<String, Option<Location>>,
+    },
+    Touched {
+        key: String,
+    },
+    Export {
+        key: String,
+        runs: Vec<(u64, u64)>,
+        path: PathBuf,
+    },
     Stats,
     /// Unmounts everything and ends handler and keeper.
     Stop,
@@ -61,7 +72,10 @@ impl Clients {
         asked.insert(pack.to_string(), Instant::now());
         drop(asked);
         let event = json!({ "event": "locate", "key": key, "pack": pack });
-        self.lines.lock().unwrap().retain(|line| line.upgrade().is_some_and(|line| send(&line, &event).is_ok()));
+        self.lines.lock().unwrap().retain(|line| {
+            line.upgrade()
+                .is_some_and(|line| send(&line, &event).is_ok())
+        });
     }
 }
 
@@ -74,7 +88,9 @@ pub fn serve(listener: OwnedFd, node: Arc<Node>, clients: Arc<Clients>) {
 }
 
 fn attend(stream: UnixStream, node: &Arc<Node>, clients: &Clients) {
-    let Ok(writer) = stream.try_clone() else { return };
+    let Ok(writer) = stream.try_clone() else {
+        return;
+    };
     let line: Arc<Line> = Arc::new(Mutex::new(writer));
     clients.lines.lock().unwrap().push(Arc::downgrade(&line));
     for text in BufReader::new(stream).lines() {
@@ -93,7 +109,9 @@ fn attend(stream: UnixStream, node: &Arc<Node>, clients: &Clients) {
                 }
                 answer
             }
-            Err(error) => json!({ "id": null, "error": Failure::new("invalidArgument", format!("malformed request: {error}")) }),
+            Err(error) => {
+                json!({ "id": null, "error": Failure::new("invalidArgument", format!("malformed request: {error}")) })
+            }
         };
         if send(&line, &answer).is_err() {
             return;
@@ -103,7 +121,9 @@ fn attend(stream: UnixStream, node: &Arc<Node>, clients: &Clients) {
 
 fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
     match request {
-        Request::Hello => Ok(json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })),
+        Request::Hello => {
+            Ok(json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") }))
+        }
         Request::Mount(request) => node.mount(&request).map(|()| json!({})),
         Request::Unmount { target } => node.unmount(&target).map(|()| json!({})),
         Request::Locations { key, locations } => {
@@ -111,7 +131,9 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             Ok(json!({}))
         }
         Request::Touched { key } => {
-            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
+            let blob = node
+                .blob(&key)
+                .ok_or_else(|| Failure::new("notFound", "no such image"))?;
             Ok(json!({ "runs": blob.touched_runs() }))
         }
         Request::Export { key, runs, path } => node.export(&key, &runs, &path).map(|()| json!({})),

@@ -3,6 +3,7 @@
 //!   handler  answers the kernel, fetches, mounts (started by the keeper)
 //!   keeper   a keeper that adopts a running handler (started by the handler)
 //!   probe    says what this machine can do, as JSON
+//!   tree     lists a directory with everything that an image keeps, as JSON lines
 //!   run      a process inside a root directory with namespaces of its own
 
 mod blob;
@@ -21,6 +22,7 @@ mod presence;
 mod probe;
 mod source;
 mod sys;
+mod tree;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -36,7 +38,7 @@ const EXIT_TAKEN: u8 = 3;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some((role, rest)) = arguments.split_first() else {
-        eprintln!("usage: pilotlight-imagefs serve|probe|run …");
+        eprintln!("usage: pilotlight-imagefs serve|probe|tree|run …");
         return ExitCode::from(2);
     };
     let outcome = match role.as_str() {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         "handler" => handler(rest),
         "keeper" => adopt(rest),
         "probe" => probe::print(rest),
+        "tree" => tree::print(rest),
         "run" => launch::run(rest),
         _ => Err(format!("unknown role {role}")),
     };
@@ -66,11 +69,21 @@ struct Options {
 }
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { cache: PathBuf::new(), cache_bytes_max: 64 << 30, read_deadline_ms: 30_000, block_devices: false, adopt: None };
+    let mut options = Options {
+        cache: PathBuf::new(),
+        cache_bytes_max: 64 << 30,
+        read_deadline_ms: 30_000,
+        block_devices: false,
+        adopt: None,
+    };
     let mut iterator = arguments.iter();
     while let Some(name) = iterator.next() {
         let value = iterator.next().ok_or(format!("{name} needs a value"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{name} {value} is not a number"));
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|_| format!("{name} {value} is not a number"))
+        };
         match name.as_str() {
             "--cache" => options.cache = PathBuf::from(value),
             "--cache-bytes-max" => options.cache_bytes_max = number()?,
@@ -90,9 +103,11 @@ fn serve(arguments: &[String]) -> Result<ExitCode, String> {
     let options = parse(arguments)?;
     let cache = &options.cache;
     for part in ["images", "mnt"] {
-        std::fs::create_dir_all(cache.join(part)).map_err(|e| format!("{}: {e}", cache.display()))?;
+        std::fs::create_dir_all(cache.join(part))
+            .map_err(|e| format!("{}: {e}", cache.display()))?;
     }
-    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))? else {
+    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))?
+    else {
         return Ok(ExitCode::from(EXIT_TAKEN));
     };
     let cleaned = mounts::clean_up(cache);
@@ -126,21 +141,35 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     let options = parse(arguments)?;
     let shared = Shared::inherited();
     let group = shared.group.as_ref().map(AsRawFd::as_raw_fd);
-    let journal = Arc::new(journal::Journal::open(shared.journal.as_raw_fd()).map_err(|e| e.to_string())?);
+    let journal =
+        Arc::new(journal::Journal::open(shared.journal.as_raw_fd()).map_err(|e| e.to_string())?);
     // Before anything is opened: see reserve_left.
-    let left = group.map(|group| fanotify::reserve_left(group, &journal)).unwrap_or_default();
+    let left = group
+        .map(|group| fanotify::reserve_left(group, &journal))
+        .unwrap_or_default();
     sys::raise_open_files_limit();
     sys::shun_memory_killer();
-    let keeper = Arc::new(KeeperLink::new(unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) }, arguments.to_vec()));
+    let keeper = Arc::new(KeeperLink::new(
+        unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) },
+        arguments.to_vec(),
+    ));
     let kept = keeper.kept().map_err(|e| e.to_string())?;
     let fresh = kept.is_empty();
     let clients = Arc::new(control::Clients::default());
-    let config = fetch::Config { demand_deadline: std::time::Duration::from_millis(options.read_deadline_ms), ..fetch::Config::default() };
+    let config = fetch::Config {
+        demand_deadline: std::time::Duration::from_millis(options.read_deadline_ms),
+        ..fetch::Config::default()
+    };
     let agent = source::agent(config.workers);
     let asking = clients.clone();
-    let fetcher = fetch::Fetcher::start(config, move |blob, pack| asking.locate(&blob.key, pack), |text| eprintln!("imagefs: {text}"));
+    let fetcher = fetch::Fetcher::start(
+        config,
+        move |blob, pack| asking.locate(&blob.key, pack),
+        |text| eprintln!("imagefs: {text}"),
+    );
     let blobs = Arc::new(fanotify::BlobsById::default());
-    let block_devices = options.block_devices || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
+    let block_devices = options.block_devices
+        || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
     let node = Arc::new(node::Node {
         cache: options.cache,
         cache_bytes_max: options.cache_bytes_max,
@@ -159,7 +188,12 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     }
     node.adopt(kept);
     if let Some(group) = group {
-        let events = Arc::new(fanotify::Events { group, journal, fetcher, blobs });
+        let events = Arc::new(fanotify::Events {
+            group,
+            journal,
+            fetcher,
+            blobs,
+        });
         events.take_over(left);
         std::thread::spawn(move || events.run());
     }

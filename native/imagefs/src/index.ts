@@ -1,4 +1,5 @@
 // Converted images as root directories, and programs in them. README.md explains the processes behind it.
+export { type CompareOptions, compareTrees } from "./compare.ts";
 export { type Imagefs, type ImagefsOptions, type Mount, type MountOptions, openImagefs } from "./imagefs.ts";
 export {
   type BindMount,
