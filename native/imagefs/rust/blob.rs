@@ -49,13 +49,7 @@ struct Touches {
 
 impl Blob {
     /// Opens the blob of an image in its cache directory. `file` was opened before any mark, by whoever holds it.
-    pub fn new(
-        key: String,
-        directory: PathBuf,
-        image: ImageFile,
-        file: File,
-        source: Source,
-    ) -> io::Result<Blob> {
+    pub fn new(key: String, directory: PathBuf, image: ImageFile, file: File, source: Source) -> io::Result<Blob> {
         let presence = Presence::open(&directory.join("present"), image.data_size)?;
         let id = sys::file_id(file.as_raw_fd())?;
         Ok(Blob {
@@ -78,12 +72,8 @@ impl Blob {
     /// Opens (or makes) the blob's file at its full size. Must happen before the file is marked: a descriptor opened
     /// later would raise events by its own writes.
     pub fn open_file(directory: &Path, size: u64) -> io::Result<File> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(Self::data_path(directory))?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(Self::data_path(directory))?;
         // EROFS wants a device of at least one block, even for an image without content.
         file.set_len(size.max(PAGE))?;
         Ok(file)
@@ -128,10 +118,7 @@ impl Blob {
 
     pub fn record(&self, on: bool) {
         let mut touches = self.touches.lock().unwrap();
-        *touches = Touches {
-            recording: on,
-            ..Touches::default()
-        };
+        *touches = Touches { recording: on, ..Touches::default() };
     }
 
     /// Notes what a read touches, if it was not touched before.
@@ -140,13 +127,7 @@ impl Blob {
         if !touches.recording || touches.runs.len() >= TOUCHES_MAX {
             return;
         }
-        let (mut page, end) = (
-            offset / PAGE,
-            offset
-                .saturating_add(length)
-                .min(self.image.data_size)
-                .div_ceil(PAGE),
-        );
+        let (mut page, end) = (offset / PAGE, offset.saturating_add(length).min(self.image.data_size).div_ceil(PAGE));
         while page < end {
             let word = page / 64;
             let seen = *touches.seen.get(&word).unwrap_or(&0);

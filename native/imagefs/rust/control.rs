@@ -72,10 +72,7 @@ impl Clients {
         asked.insert(pack.to_string(), Instant::now());
         drop(asked);
         let event = json!({ "event": "locate", "key": key, "pack": pack });
-        self.lines.lock().unwrap().retain(|line| {
-            line.upgrade()
-                .is_some_and(|line| send(&line, &event).is_ok())
-        });
+        self.lines.lock().unwrap().retain(|line| line.upgrade().is_some_and(|line| send(&line, &event).is_ok()));
     }
 }
 
@@ -121,9 +118,7 @@ fn attend(stream: UnixStream, node: &Arc<Node>, clients: &Clients) {
 
 fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
     match request {
-        Request::Hello => {
-            Ok(json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") }))
-        }
+        Request::Hello => Ok(json!({ "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION") })),
         Request::Mount(request) => node.mount(&request).map(|()| json!({})),
         Request::Unmount { target } => node.unmount(&target).map(|()| json!({})),
         Request::Locations { key, locations } => {
@@ -131,9 +126,7 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             Ok(json!({}))
         }
         Request::Touched { key } => {
-            let blob = node
-                .blob(&key)
-                .ok_or_else(|| Failure::new("notFound", "no such image"))?;
+            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
             Ok(json!({ "runs": blob.touched_runs() }))
         }
         Request::Export { key, runs, path } => node.export(&key, &runs, &path).map(|()| json!({})),

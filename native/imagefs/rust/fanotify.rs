@@ -37,9 +37,7 @@ impl Events {
                 Ok(event) => self.on_event(event),
                 Err(error) => match error.raw_os_error() {
                     // No descriptor is free: the event stays queued; others will be answered and free theirs.
-                    Some(libc::EMFILE | libc::ENFILE) => {
-                        std::thread::sleep(std::time::Duration::from_millis(5))
-                    }
+                    Some(libc::EMFILE | libc::ENFILE) => std::thread::sleep(std::time::Duration::from_millis(5)),
                     _ => {
                         eprintln!("fanotify: {error}");
                         std::process::exit(1);
@@ -53,16 +51,8 @@ impl Events {
         let Ok(id) = sys::file_id(event.fd) else {
             return self.answer(event.fd, false);
         };
-        let count = if event.count == 0 {
-            u64::MAX - event.offset
-        } else {
-            event.count
-        };
-        let entry = Entry {
-            id,
-            offset: event.offset,
-            count,
-        };
+        let count = if event.count == 0 { u64::MAX - event.offset } else { event.count };
+        let entry = Entry { id, offset: event.offset, count };
         self.journal.put(event.fd, entry);
         self.serve(event.fd, entry);
     }
@@ -76,22 +66,11 @@ impl Events {
             return self.answer(fd, true);
         }
         let events = self.clone();
-        self.fetcher
-            .read(&blob, entry.offset, entry.count, move |ok| {
-                events.answer(fd, ok)
-            });
+        self.fetcher.read(&blob, entry.offset, entry.count, move |ok| events.answer(fd, ok));
     }
 
     fn answer(&self, fd: RawFd, ok: bool) {
-        let _ = sys::fanotify_answer(
-            self.group,
-            fd,
-            if ok {
-                sys::FAN_ALLOW
-            } else {
-                sys::FAN_DENY_EIO
-            },
-        );
+        let _ = sys::fanotify_answer(self.group, fd, if ok { sys::FAN_ALLOW } else { sys::FAN_DENY_EIO });
         self.journal.clear(fd);
         unsafe { libc::close(fd) };
     }

@@ -65,11 +65,7 @@ pub struct ReadWait {
 impl ReadWait {
     /// Done after `parts` settlements.
     pub fn new(parts: usize, done: impl Fn(bool) + Send + Sync + 'static) -> Arc<ReadWait> {
-        Arc::new(ReadWait {
-            remaining: AtomicUsize::new(parts),
-            failed: AtomicBool::new(false),
-            done: Box::new(done),
-        })
+        Arc::new(ReadWait { remaining: AtomicUsize::new(parts), failed: AtomicBool::new(false), done: Box::new(done) })
     }
 
     /// One part became `more` parts more.
@@ -159,16 +155,10 @@ impl Fetcher {
         });
         for i in 0..fetcher.config.workers {
             let fetcher = fetcher.clone();
-            std::thread::Builder::new()
-                .name(format!("fetch-{i}"))
-                .spawn(move || fetcher.work())
-                .expect("a thread");
+            std::thread::Builder::new().name(format!("fetch-{i}")).spawn(move || fetcher.work()).expect("a thread");
         }
         let watch = fetcher.clone();
-        std::thread::Builder::new()
-            .name("fetch-watch".into())
-            .spawn(move || watch.watch())
-            .expect("a thread");
+        std::thread::Builder::new().name("fetch-watch".into()).spawn(move || watch.watch()).expect("a thread");
         fetcher
     }
 
@@ -193,13 +183,7 @@ impl Fetcher {
     }
 
     /// Asks for everything missing in a range. `done` is called at once if nothing is, or later from another thread.
-    pub fn read(
-        &self,
-        blob: &Arc<Blob>,
-        offset: u64,
-        length: u64,
-        done: impl Fn(bool) + Send + Sync + 'static,
-    ) {
+    pub fn read(&self, blob: &Arc<Blob>, offset: u64, length: u64, done: impl Fn(bool) + Send + Sync + 'static) {
         if blob.presence.has_range(offset, length) {
             done(true);
             return;
@@ -210,9 +194,7 @@ impl Fetcher {
 
     /// Settles `wait` once when the range is there: by a frame of the hot pack that is coming anyway, or by its chunks.
     pub fn demand(&self, blob: &Arc<Blob>, offset: u64, length: u64, wait: &Arc<ReadWait>) {
-        let joined = blob
-            .hot()
-            .is_some_and(|hot| hot.join(blob, offset, length, wait));
+        let joined = blob.hot().is_some_and(|hot| hot.join(blob, offset, length, wait));
         if !joined {
             self.demand_chunks(blob, offset, length, wait);
         }
@@ -232,37 +214,22 @@ impl Fetcher {
 
     /// Where each request costs a round trip that counts, the chunks that follow are asked for as well.
     fn read_ahead(&self, blob: &Arc<Blob>, after: u32) {
-        if self.counters.request_micros.load(Ordering::Relaxed) < READ_AHEAD_FROM_MICROS
-            || blob.hot().is_some()
-        {
+        if self.counters.request_micros.load(Ordering::Relaxed) < READ_AHEAD_FROM_MICROS || blob.hot().is_some() {
             return;
         }
-        let end = blob
-            .image
-            .data
-            .len()
-            .min(after as usize + 1 + READ_AHEAD_CHUNKS);
+        let end = blob.image.data.len().min(after as usize + 1 + READ_AHEAD_CHUNKS);
         for chunk in after as usize + 1..end {
             self.request(blob, chunk as u32, Priority::Prefetch, None);
         }
     }
 
     /// Queues a chunk, unless it is there.
-    pub fn request(
-        &self,
-        blob: &Arc<Blob>,
-        chunk: u32,
-        priority: Priority,
-        wait: Option<Arc<ReadWait>>,
-    ) {
+    pub fn request(&self, blob: &Arc<Blob>, chunk: u32, priority: Priority, wait: Option<Arc<ReadWait>>) {
         let meta = &blob.image.data[chunk as usize];
         let key = flight_key(blob, chunk);
         let mut queues = self.queues.lock().unwrap();
         // Looked at under the lock: a flight marks its pages before it is removed.
-        if blob
-            .presence
-            .has_range(meta.offset, u64::from(meta.raw_length))
-        {
+        if blob.presence.has_range(meta.offset, u64::from(meta.raw_length)) {
             drop(queues);
             if let Some(wait) = wait {
                 wait.settle(true);
@@ -311,9 +278,7 @@ impl Fetcher {
     /// Drops what is queued for a blob and nobody waits for.
     pub fn forget(&self, blob: &Arc<Blob>) {
         let mut queues = self.queues.lock().unwrap();
-        queues
-            .flights
-            .retain(|_, f| !Arc::ptr_eq(&f.blob, blob) || f.running > 0 || !f.waits.is_empty());
+        queues.flights.retain(|_, f| !Arc::ptr_eq(&f.blob, blob) || f.running > 0 || !f.waits.is_empty());
     }
 
     pub fn queued(&self, priority: Priority) -> usize {
@@ -365,10 +330,7 @@ impl Fetcher {
         while let Some(&key) = queues.queue[priority as usize].front() {
             let (blob, last) = batch.last().unwrap();
             let follows = queues.flights.get(&key).is_some_and(|f| {
-                let (a, b) = (
-                    &blob.image.data[*last as usize],
-                    &blob.image.data[f.chunk as usize],
-                );
+                let (a, b) = (&blob.image.data[*last as usize], &blob.image.data[f.chunk as usize]);
                 Arc::ptr_eq(&f.blob, blob)
                     && f.running == 0
                     && a.encoding != Encoding::Zeros
@@ -391,19 +353,15 @@ impl Fetcher {
 
     fn fetch(&self, batch: &[(Arc<Blob>, u32)], hedge: bool) {
         let (blob, first) = &batch[0];
-        let chunks: Vec<&Chunk> = batch
-            .iter()
-            .map(|(_, c)| &blob.image.data[*c as usize])
-            .collect();
+        let chunks: Vec<&Chunk> = batch.iter().map(|(_, c)| &blob.image.data[*c as usize]).collect();
         if batch.len() == 1 {
             if chunks[0].encoding == Encoding::Zeros {
                 blob.store_zeros(chunks[0].offset, u64::from(chunks[0].raw_length));
                 return self.settle(blob, *first, Ok(()));
             }
             if let Some(raw) = self.copy_local(blob, chunks[0]) {
-                let stored = blob
-                    .store(chunks[0].offset, &raw)
-                    .map_err(|e| FetchError::Transient(format!("cache: {e}")));
+                let stored =
+                    blob.store(chunks[0].offset, &raw).map_err(|e| FetchError::Transient(format!("cache: {e}")));
                 return self.settle(blob, *first, stored);
             }
         }
@@ -443,8 +401,7 @@ impl Fetcher {
             let (ImageError::Corrupt(why) | ImageError::Unsupported(why)) = e;
             FetchError::Permanent(format!("wrong bytes from the bucket: {why}"))
         })?;
-        blob.store(chunk.offset, &raw)
-            .map_err(|e| FetchError::Transient(format!("cache: {e}")))
+        blob.store(chunk.offset, &raw).map_err(|e| FetchError::Transient(format!("cache: {e}")))
     }
 
     /// The chunk from another image of this node, verified like any other.
@@ -456,11 +413,7 @@ impl Fetcher {
             };
             let theirs = &owner.image.data[number as usize];
             let itself = Arc::ptr_eq(&owner, blob) && theirs.offset == chunk.offset;
-            if itself
-                || !owner
-                    .presence
-                    .has_range(theirs.offset, u64::from(theirs.raw_length))
-            {
+            if itself || !owner.presence.has_range(theirs.offset, u64::from(theirs.raw_length)) {
                 continue;
             }
             let mut raw = vec![0; chunk.raw_length as usize];
@@ -468,9 +421,7 @@ impl Fetcher {
             if owner.file.read_exact_at(&mut raw, theirs.offset).is_ok()
                 && Sha256::digest(&raw).as_slice() == chunk.sha256
             {
-                self.counters
-                    .copied_bytes
-                    .fetch_add(raw.len() as u64, Ordering::Relaxed);
+                self.counters.copied_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
                 return Some(raw);
             }
         }
@@ -480,11 +431,7 @@ impl Fetcher {
     fn note_request_time(&self, elapsed: Duration) {
         let sample = elapsed.as_micros() as u64;
         let old = self.counters.request_micros.load(Ordering::Relaxed);
-        let new = if old == 0 {
-            sample
-        } else {
-            (old * 7 + sample) / 8
-        };
+        let new = if old == 0 { sample } else { (old * 7 + sample) / 8 };
         self.counters.request_micros.store(new, Ordering::Relaxed);
     }
 
@@ -522,10 +469,7 @@ impl Fetcher {
         let flight = queues.flights.remove(&key).unwrap();
         drop(queues);
         if !flight.waits.is_empty() {
-            (self.log)(&format!(
-                "chunk {} of image {}: {error}",
-                flight.chunk, flight.blob.key
-            ));
+            (self.log)(&format!("chunk {} of image {}: {error}", flight.chunk, flight.blob.key));
         }
         finish(flight, false);
     }
@@ -542,12 +486,7 @@ impl Fetcher {
             if queues.stopped {
                 return;
             }
-            let Queues {
-                flights,
-                queue,
-                delayed,
-                ..
-            } = &mut *queues;
+            let Queues { flights, queue, delayed, .. } = &mut *queues;
             delayed.retain(|(at, key)| {
                 if *at > now {
                     return true;
@@ -562,9 +501,7 @@ impl Fetcher {
                 let may = flight.running > 0
                     && flight.running < self.config.requests_per_chunk_max
                     && !flight.waits.is_empty();
-                if may
-                    && !flight.hedge_queued
-                    && now - flight.last_request > hedge_after * 2u32.pow(flight.running - 1)
+                if may && !flight.hedge_queued && now - flight.last_request > hedge_after * 2u32.pow(flight.running - 1)
                 {
                     flight.hedge_queued = true;
                     queue[Priority::Demand as usize].push_front(*key);
@@ -581,10 +518,7 @@ impl Fetcher {
             drop(queues);
             for (wait, blob, chunk) in expired {
                 blob.failed_reads.fetch_add(1, Ordering::Relaxed);
-                (self.log)(&format!(
-                    "chunk {chunk} of image {} did not come in time",
-                    blob.key
-                ));
+                (self.log)(&format!("chunk {chunk} of image {} did not come in time", blob.key));
                 wait.settle(false);
             }
         }
@@ -596,11 +530,7 @@ fn flight_key(blob: &Arc<Blob>, chunk: u32) -> FlightKey {
 }
 
 /// Takes a queued flight for one more request; None if it is gone, or runs already and this is no hedge.
-fn start(
-    queues: &mut Queues,
-    key: FlightKey,
-    priority: Priority,
-) -> Option<((Arc<Blob>, u32), bool)> {
+fn start(queues: &mut Queues, key: FlightKey, priority: Priority) -> Option<((Arc<Blob>, u32), bool)> {
     let flight = queues.flights.get_mut(&key)?;
     // A flight that was lifted stands in two queues; the urgent one counts.
     let hedge = flight.running > 0 && flight.hedge_queued && priority == Priority::Demand;
@@ -615,10 +545,7 @@ fn start(
 
 fn finish(flight: Flight, ok: bool) {
     if !ok {
-        flight
-            .blob
-            .failed_reads
-            .fetch_add(flight.waits.len() as u64, Ordering::Relaxed);
+        flight.blob.failed_reads.fetch_add(flight.waits.len() as u64, Ordering::Relaxed);
     }
     for (wait, _) in flight.waits {
         wait.settle(ok);

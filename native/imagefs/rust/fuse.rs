@@ -56,13 +56,7 @@ pub fn mount(target: &Path) -> io::Result<OwnedFd> {
     }
     let device = unsafe { OwnedFd::from_raw_fd(fd) };
     let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,max_read={READ_BYTES_MAX}");
-    sys::mount(
-        "pilotlight-imagefs",
-        target,
-        "fuse",
-        libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOSUID,
-        &options,
-    )?;
+    sys::mount("pilotlight-imagefs", target, "fuse", libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOSUID, &options)?;
     Ok(device)
 }
 
@@ -88,10 +82,7 @@ impl Fuse {
         }
         for i in 0..THREADS {
             let fuse = self.clone();
-            std::thread::Builder::new()
-                .name(format!("fuse-{i}"))
-                .spawn(move || fuse.run())
-                .expect("a thread");
+            std::thread::Builder::new().name(format!("fuse-{i}")).spawn(move || fuse.run()).expect("a thread");
         }
     }
 
@@ -100,8 +91,7 @@ impl Fuse {
         let mut notice = [0u8; 16];
         notice[..4].copy_from_slice(&16u32.to_le_bytes());
         notice[4..8].copy_from_slice(&NOTIFY_RESEND.to_le_bytes());
-        let resent = unsafe { libc::write(self.device, notice.as_ptr().cast(), notice.len()) }
-            == notice.len() as isize;
+        let resent = unsafe { libc::write(self.device, notice.as_ptr().cast(), notice.len()) } == notice.len() as isize;
         if !resent {
             for entry in left {
                 self.read(entry);
@@ -124,11 +114,7 @@ impl Fuse {
             if request.len() < 40 {
                 continue;
             }
-            let header = Header {
-                opcode: u32_at(request, 4),
-                unique: u64_at(request, 8),
-                node: u64_at(request, 16),
-            };
+            let header = Header { opcode: u32_at(request, 4), unique: u64_at(request, 8), node: u64_at(request, 16) };
             self.handle(header, &request[40..]);
         }
     }
@@ -151,11 +137,9 @@ impl Fuse {
             OPEN => self.open(header),
             RELEASE => {
                 if let Some(blob) = self.blob(header.node) {
-                    let _ =
-                        blob.fuse_opens
-                            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                                Some(n.saturating_sub(1))
-                            });
+                    let _ = blob
+                        .fuse_opens
+                        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| Some(n.saturating_sub(1)));
                 }
                 self.reply(header.unique, 0, &[]);
             }
@@ -183,15 +167,8 @@ impl Fuse {
     }
 
     fn lookup(&self, header: Header, body: &[u8]) {
-        let name = String::from_utf8_lossy(body.split(|b| *b == 0).next().unwrap_or_default())
-            .into_owned();
-        let found = self
-            .blobs
-            .read()
-            .unwrap()
-            .values()
-            .find(|blob| blob.key == name)
-            .cloned();
+        let name = String::from_utf8_lossy(body.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+        let found = self.blobs.read().unwrap().values().find(|blob| blob.key == name).cloned();
         let Some(blob) = found.filter(|_| header.node == ROOT) else {
             return self.reply(header.unique, -libc::ENOENT, &[]);
         };
@@ -232,23 +209,15 @@ impl Fuse {
         blob.touch(entry.offset, entry.size);
         let fuse = self.clone();
         let held = blob.clone();
-        self.fetcher
-            .read(&blob, entry.offset, entry.size, move |ok| {
-                fuse.answer_read(entry, ok.then_some(&held))
-            });
+        self.fetcher.read(&blob, entry.offset, entry.size, move |ok| fuse.answer_read(entry, ok.then_some(&held)));
     }
 
     /// With the bytes, or EIO.
     fn answer_read(&self, entry: FuseEntry, blob: Option<&Arc<Blob>>) {
         let bytes = blob.and_then(|blob| {
-            let size = (blob
-                .file
-                .metadata()
-                .ok()?
-                .len()
-                .saturating_sub(entry.offset))
-            .min(entry.size)
-            .min(u64::from(READ_BYTES_MAX));
+            let size = (blob.file.metadata().ok()?.len().saturating_sub(entry.offset))
+                .min(entry.size)
+                .min(u64::from(READ_BYTES_MAX));
             let mut bytes = vec![0; size as usize];
             blob.file.read_exact_at(&mut bytes, entry.offset).ok()?;
             Some(bytes)
@@ -261,12 +230,7 @@ impl Fuse {
     }
 
     fn blob(&self, node: u64) -> Option<Arc<Blob>> {
-        self.blobs
-            .read()
-            .unwrap()
-            .values()
-            .find(|blob| blob.id.1 == node)
-            .cloned()
+        self.blobs.read().unwrap().values().find(|blob| blob.id.1 == node).cloned()
     }
 
     fn reply(&self, unique: u64, error: i32, body: &[u8]) {
@@ -275,23 +239,11 @@ impl Fuse {
         header[4..8].copy_from_slice(&error.to_le_bytes());
         header[8..].copy_from_slice(&unique.to_le_bytes());
         let parts = [
-            libc::iovec {
-                iov_base: header.as_ptr() as *mut _,
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: body.as_ptr() as *mut _,
-                iov_len: body.len(),
-            },
+            libc::iovec { iov_base: header.as_ptr() as *mut _, iov_len: header.len() },
+            libc::iovec { iov_base: body.as_ptr() as *mut _, iov_len: body.len() },
         ];
         // ENOENT: the reader was killed meanwhile.
-        unsafe {
-            libc::writev(
-                self.device,
-                parts.as_ptr(),
-                if body.is_empty() { 1 } else { 2 },
-            )
-        };
+        unsafe { libc::writev(self.device, parts.as_ptr(), if body.is_empty() { 1 } else { 2 }) };
     }
 }
 
@@ -299,11 +251,7 @@ impl Fuse {
 fn attributes(node: u64, blob: Option<&Blob>) -> [u8; 88] {
     let mut out = [0u8; 88];
     let size = blob.map_or(0, |b| b.image.data_size.max(4096));
-    let mode = if blob.is_some() {
-        libc::S_IFREG | 0o400
-    } else {
-        libc::S_IFDIR | 0o500
-    };
+    let mode = if blob.is_some() { libc::S_IFREG | 0o400 } else { libc::S_IFDIR | 0o500 };
     out[..8].copy_from_slice(&node.to_le_bytes());
     out[8..16].copy_from_slice(&size.to_le_bytes());
     out[16..24].copy_from_slice(&size.div_ceil(512).to_le_bytes());
@@ -316,15 +264,11 @@ fn attributes(node: u64, blob: Option<&Blob>) -> [u8; 88] {
 /// Whether a FUSE file system can be mounted here, found out by mounting one.
 pub fn probe(directory: &Path) -> Result<(), String> {
     let target = directory.join(format!("probe-fuse-{}", std::process::id()));
-    let outcome = std::fs::create_dir(&target)
-        .and_then(|()| mount(&target))
-        .map(drop);
+    let outcome = std::fs::create_dir(&target).and_then(|()| mount(&target)).map(drop);
     let _ = sys::unmount(&target, libc::MNT_DETACH);
     let _ = std::fs::remove_dir(&target);
     outcome.map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "the kernel has no FUSE (/dev/fuse)".to_string()
-        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => "the kernel has no FUSE (/dev/fuse)".to_string(),
         Some(libc::EPERM | libc::EACCES) => "mounting needs root (CAP_SYS_ADMIN)".to_string(),
         _ => format!("FUSE: {e}"),
     })

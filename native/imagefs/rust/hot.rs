@@ -68,9 +68,7 @@ impl Hot {
         let Some(page) = blob.presence.first_missing(offset, length) else {
             return false;
         };
-        let i = self
-            .by_page
-            .partition_point(|(first, pages, _)| first + pages <= page);
+        let i = self.by_page.partition_point(|(first, pages, _)| first + pages <= page);
         let Some(&(first, _, frame)) = self.by_page.get(i) else {
             return false;
         };
@@ -82,24 +80,14 @@ impl Hot {
         if !state.pending.contains(&frame) {
             return false;
         }
-        state.waiting.push((
-            frame,
-            Waiting {
-                offset,
-                length,
-                wait: wait.clone(),
-                since: Instant::now(),
-            },
-        ));
+        state.waiting.push((frame, Waiting { offset, length, wait: wait.clone(), since: Instant::now() }));
         true
     }
 
     fn finish(&self, frame: u32, fetcher: &Fetcher, blob: &Arc<Blob>) {
         let mut state = self.state.lock().unwrap();
         state.pending.remove(&frame);
-        let (ready, rest) = std::mem::take(&mut state.waiting)
-            .into_iter()
-            .partition(|(f, _)| *f == frame);
+        let (ready, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|(f, _)| *f == frame);
         state.waiting = rest;
         drop(state);
         go_on(ready, fetcher, blob);
@@ -108,22 +96,12 @@ impl Hot {
     /// Sends readers that have waited too long to the chunks (P2).
     fn release_impatient(&self, fetcher: &Fetcher, blob: &Arc<Blob>) -> bool {
         let mut state = self.state.lock().unwrap();
-        let (late, rest) = std::mem::take(&mut state.waiting)
-            .into_iter()
-            .partition(|(_, w)| w.since.elapsed() > PATIENCE);
+        let (late, rest) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|(_, w)| w.since.elapsed() > PATIENCE);
         state.waiting = rest;
         let more = !state.pending.is_empty();
         drop(state);
-        for (
-            _,
-            Waiting {
-                offset,
-                length,
-                wait,
-                ..
-            },
-        ) in late
-        {
+        for (_, Waiting { offset, length, wait, .. }) in late {
             fetcher.demand_chunks(blob, offset, length, &wait);
         }
         more
@@ -135,8 +113,7 @@ impl Hot {
         let first = state.next;
         let mut bytes = 0;
         while state.next < self.frames.len()
-            && (bytes == 0
-                || bytes + u64::from(self.frames[state.next].wire_length) <= REQUEST_BYTES)
+            && (bytes == 0 || bytes + u64::from(self.frames[state.next].wire_length) <= REQUEST_BYTES)
         {
             bytes += u64::from(self.frames[state.next].wire_length);
             state.next += 1;
@@ -156,9 +133,7 @@ impl Hot {
             let frame = &self.frames[number];
             if let Ok(bytes) = &read {
                 let at = (frame.offset - start) as usize;
-                if let Err(why) =
-                    self.store(blob, frame, &bytes[at..at + frame.wire_length as usize])
-                {
+                if let Err(why) = self.store(blob, frame, &bytes[at..at + frame.wire_length as usize]) {
                     eprintln!("imagefs: hot pack {}: {why}", self.key);
                 }
             }
@@ -172,16 +147,14 @@ impl Hot {
         } else {
             wire.to_vec()
         };
-        if raw.len() != frame.raw_length as usize || Sha256::digest(&raw).as_slice() != frame.sha256
-        {
+        if raw.len() != frame.raw_length as usize || Sha256::digest(&raw).as_slice() != frame.sha256 {
             return Err("a frame has another checksum".into());
         }
         let mut at = 0;
         for (page, pages) in &self.runs[frame.runs.clone()] {
             let length = (pages * PAGE) as usize;
             if !blob.presence.has_range(page * PAGE, pages * PAGE) {
-                blob.store(page * PAGE, &raw[at..at + length])
-                    .map_err(|e| e.to_string())?;
+                blob.store(page * PAGE, &raw[at..at + length]).map_err(|e| e.to_string())?;
             }
             at += length;
         }
@@ -190,28 +163,13 @@ impl Hot {
 }
 
 fn go_on(ready: Vec<(u32, Waiting)>, fetcher: &Fetcher, blob: &Arc<Blob>) {
-    for (
-        _,
-        Waiting {
-            offset,
-            length,
-            wait,
-            ..
-        },
-    ) in ready
-    {
+    for (_, Waiting { offset, length, wait, .. }) in ready {
         fetcher.demand(blob, offset, length, &wait);
     }
 }
 
 /// Reads the pack's tables, then its frames, in threads of its own. `done` is called when nothing more will come.
-pub fn start(
-    fetcher: Arc<Fetcher>,
-    blob: Arc<Blob>,
-    key: String,
-    size: u64,
-    done: impl FnOnce() + Send + 'static,
-) {
+pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, done: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
         match open(&blob, key, size) {
             Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
@@ -283,10 +241,7 @@ fn table_end(bytes: &[u8]) -> Result<usize, String> {
 fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, String> {
     let end = table_end(bytes)?;
     let (frame_count, run_count) = (u32_at(bytes, 12) as usize, u32_at(bytes, 16) as usize);
-    let hash = Sha256::new()
-        .chain_update(&bytes[..32])
-        .chain_update(&bytes[HEADER_BYTES..end])
-        .finalize();
+    let hash = Sha256::new().chain_update(&bytes[..32]).chain_update(&bytes[HEADER_BYTES..end]).finalize();
     if hash.as_slice() != &bytes[32..64] {
         return Err("its tables have another checksum".into());
     }
@@ -295,18 +250,10 @@ fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, Strin
     }
     let runs_at = HEADER_BYTES + frame_count * FRAME_BYTES;
     let runs: Vec<(u64, u64)> = (0..run_count)
-        .map(|i| {
-            (
-                u64_at(bytes, runs_at + i * RUN_BYTES),
-                u64::from(u32_at(bytes, runs_at + i * RUN_BYTES + 8)),
-            )
-        })
+        .map(|i| (u64_at(bytes, runs_at + i * RUN_BYTES), u64::from(u32_at(bytes, runs_at + i * RUN_BYTES + 8))))
         .collect();
     let pages = blob.image.data_size / PAGE;
-    if runs
-        .iter()
-        .any(|(page, count)| *count == 0 || page.checked_add(*count).is_none_or(|end| end > pages))
-    {
+    if runs.iter().any(|(page, count)| *count == 0 || page.checked_add(*count).is_none_or(|end| end > pages)) {
         return Err("a run lies outside the blob".into());
     }
     let mut frames = Vec::with_capacity(frame_count);
@@ -322,20 +269,12 @@ fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, Strin
             runs: first..first.saturating_add(u32_at(bytes, at + 52) as usize),
         };
         let inside = frame.runs.end <= runs.len()
-            && frame
-                .offset
-                .checked_add(u64::from(frame.wire_length))
-                .is_some_and(|end| end <= size);
+            && frame.offset.checked_add(u64::from(frame.wire_length)).is_some_and(|end| end <= size);
         if !inside || frame.raw_length > FRAME_RAW_BYTES_MAX || frame.wire_length == 0 {
             return Err("a frame lies outside the pack".into());
         }
-        let raw: u64 = runs[frame.runs.clone()]
-            .iter()
-            .map(|(_, count)| count * PAGE)
-            .sum();
-        if raw != u64::from(frame.raw_length)
-            || (!frame.compressed && frame.raw_length != frame.wire_length)
-        {
+        let raw: u64 = runs[frame.runs.clone()].iter().map(|(_, count)| count * PAGE).sum();
+        if raw != u64::from(frame.raw_length) || (!frame.compressed && frame.raw_length != frame.wire_length) {
             return Err("a frame's length is not that of its runs".into());
         }
         frames.push(frame);
@@ -343,24 +282,11 @@ fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, Strin
     let mut by_page: Vec<(u64, u64, u32)> = frames
         .iter()
         .enumerate()
-        .flat_map(|(n, f)| {
-            runs[f.runs.clone()]
-                .iter()
-                .map(move |(page, count)| (*page, *count, n as u32))
-        })
+        .flat_map(|(n, f)| runs[f.runs.clone()].iter().map(move |(page, count)| (*page, *count, n as u32)))
         .collect();
     by_page.sort_unstable();
-    let state = State {
-        pending: (0..frames.len() as u32).collect(),
-        ..State::default()
-    };
-    Ok(Hot {
-        key,
-        frames,
-        runs,
-        by_page,
-        state: Mutex::new(state),
-    })
+    let state = State { pending: (0..frames.len() as u32).collect(), ..State::default() };
+    Ok(Hot { key, frames, runs, by_page, state: Mutex::new(state) })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

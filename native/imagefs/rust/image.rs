@@ -97,16 +97,10 @@ impl ImageFile {
         let place = range(bytes.len(), manifest.index.offset, manifest.index.length)?;
         let index = zstd::bulk::decompress(&bytes[place], manifest.index.raw_length as usize)
             .map_err(|e| ImageError::Corrupt(format!("its index cannot be decompressed: {e}")))?;
-        if index.len() as u64 != manifest.index.raw_length
-            || hex(&Sha256::digest(&index)) != manifest.index.sha256
-        {
+        if index.len() as u64 != manifest.index.raw_length || hex(&Sha256::digest(&index)) != manifest.index.sha256 {
             return corrupt("its index has another checksum");
         }
-        let metadata_pack = range(
-            bytes.len(),
-            manifest.metadata.offset,
-            manifest.metadata.length,
-        )?;
+        let metadata_pack = range(bytes.len(), manifest.metadata.offset, manifest.metadata.length)?;
         let tables = parse_index(&index)?;
         if tables.packs.first().map(|p| p.1) != Some(metadata_pack.len() as u64) {
             return corrupt("its metadata section has another length than the index says");
@@ -189,8 +183,8 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest> {
     if Sha256::digest(json).as_slice() != &bytes[16..48] {
         return corrupt("its manifest has another checksum");
     }
-    let manifest: Manifest = serde_json::from_slice(json)
-        .map_err(|e| ImageError::Corrupt(format!("its manifest is malformed: {e}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(json).map_err(|e| ImageError::Corrupt(format!("its manifest is malformed: {e}")))?;
     if manifest.format_version != IMAGE_VERSION {
         return corrupt("its manifest and header disagree on the version");
     }
@@ -229,31 +223,21 @@ fn parse_index(bytes: &[u8]) -> Result<Tables> {
     let packs: Vec<([u8; 32], u64)> = (0..pack_count)
         .map(|i| {
             let at = packs_at + i * PACK_BYTES;
-            (
-                bytes[at..at + 32].try_into().unwrap(),
-                u64_at(bytes, at + 32),
-            )
+            (bytes[at..at + 32].try_into().unwrap(), u64_at(bytes, at + 32))
         })
         .collect();
     let mut next = 0usize;
     let mut blobs = Vec::with_capacity(blob_count);
     for i in 0..blob_count {
         let at = HEADER_BYTES + i * BLOB_BYTES;
-        let (first, count) = (
-            u32_at(bytes, at + 4) as usize,
-            u32_at(bytes, at + 8) as usize,
-        );
+        let (first, count) = (u32_at(bytes, at + 4) as usize, u32_at(bytes, at + 8) as usize);
         if first != next || count > chunk_count - next {
             return corrupt("blobs do not partition the chunks");
         }
         let mut offset = 0u64;
         let mut chunks = Vec::with_capacity(count);
         for c in first..first + count {
-            let chunk = parse_chunk(
-                &bytes[chunks_at + c * CHUNK_BYTES..][..CHUNK_BYTES],
-                &packs,
-                offset,
-            )?;
+            let chunk = parse_chunk(&bytes[chunks_at + c * CHUNK_BYTES..][..CHUNK_BYTES], &packs, offset)?;
             offset = chunk.end();
             chunks.push(chunk);
         }
@@ -261,10 +245,7 @@ fn parse_index(bytes: &[u8]) -> Result<Tables> {
             return corrupt("a blob's size is not that of its chunks");
         }
         next += count;
-        blobs.push(Blob {
-            kind: u32_at(bytes, at),
-            chunks,
-        });
+        blobs.push(Blob { kind: u32_at(bytes, at), chunks });
     }
     if next != chunk_count {
         return corrupt("some chunks belong to no blob");
@@ -290,10 +271,7 @@ fn parse_chunk(record: &[u8], packs: &[([u8; 32], u64)], expected_offset: u64) -
     if chunk.offset != expected_offset {
         return corrupt("chunks overlap or leave a gap");
     }
-    if chunk.raw_length == 0
-        || chunk.raw_length > CHUNK_BYTES_MAX
-        || u64::from(chunk.raw_length) % PAGE != 0
-    {
+    if chunk.raw_length == 0 || chunk.raw_length > CHUNK_BYTES_MAX || u64::from(chunk.raw_length) % PAGE != 0 {
         return corrupt("a chunk has an impossible length");
     }
     let wire_fits = match chunk.encoding {
@@ -306,10 +284,7 @@ fn parse_chunk(record: &[u8], packs: &[([u8; 32], u64)], expected_offset: u64) -
     }
     if chunk.encoding != Encoding::Zeros {
         let inside = packs.get(chunk.pack as usize).is_some_and(|(_, size)| {
-            chunk
-                .pack_offset
-                .checked_add(u64::from(chunk.wire_length))
-                .is_some_and(|end| end <= *size)
+            chunk.pack_offset.checked_add(u64::from(chunk.wire_length)).is_some_and(|end| end <= *size)
         });
         if !inside {
             return corrupt("a chunk lies outside its pack");
@@ -323,12 +298,7 @@ fn identity(manifest_digest: &str, tables: &Tables) -> String {
     hash.update(format!("pilotlight image 1\n{manifest_digest}\n"));
     for blob in &tables.blobs {
         let size = blob.chunks.last().map_or(0, Chunk::end);
-        hash.update(format!(
-            "blob {} {} {}\n",
-            blob.kind,
-            size,
-            blob.chunks.len()
-        ));
+        hash.update(format!("blob {} {} {}\n", blob.kind, size, blob.chunks.len()));
         for chunk in &blob.chunks {
             hash.update(chunk.sha256);
             hash.update(chunk.raw_length.to_le_bytes());

@@ -40,9 +40,7 @@ impl Journal {
         if unsafe { libc::ftruncate(fd, bytes as libc::off_t) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Journal {
-            map: memmap2::MmapOptions::new().len(bytes).map_raw(fd)?,
-        })
+        Ok(Journal { map: memmap2::MmapOptions::new().len(bytes).map_raw(fd)? })
     }
 
     pub fn len(&self) -> usize {
@@ -57,10 +55,7 @@ impl Journal {
     fn words(&self) -> &[AtomicU64] {
         // Mapped for as long as self lives, at this length.
         unsafe {
-            std::slice::from_raw_parts(
-                self.map.as_ptr().cast::<AtomicU64>(),
-                SLOTS * WORDS + FUSE_SLOTS * FUSE_WORDS,
-            )
+            std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), SLOTS * WORDS + FUSE_SLOTS * FUSE_WORDS)
         }
     }
 
@@ -72,10 +67,7 @@ impl Journal {
         // The slot is chosen by the number, so that it is found again without a search in nearly every case.
         let start = (entry.unique / 2) as usize % FUSE_SLOTS;
         for slot in self.fuse_slots().cycle().skip(start).take(FUSE_SLOTS) {
-            if slot[0]
-                .compare_exchange(0, entry.unique, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if slot[0].compare_exchange(0, entry.unique, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 for (word, value) in slot[1..].iter().zip([entry.node, entry.offset, entry.size]) {
                     word.store(value, Ordering::Release);
                 }
@@ -87,10 +79,7 @@ impl Journal {
     pub fn clear_fuse(&self, unique: u64) {
         let start = (unique / 2) as usize % FUSE_SLOTS;
         for slot in self.fuse_slots().cycle().skip(start).take(FUSE_SLOTS) {
-            if slot[0]
-                .compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if slot[0].compare_exchange(unique, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return;
             }
         }
@@ -102,12 +91,7 @@ impl Journal {
         for slot in self.fuse_slots() {
             let word = |i: usize| slot[i].load(Ordering::Acquire);
             if word(0) != 0 {
-                left.push(FuseEntry {
-                    unique: word(0),
-                    node: word(1),
-                    offset: word(2),
-                    size: word(3),
-                });
+                left.push(FuseEntry { unique: word(0), node: word(1), offset: word(2), size: word(3) });
                 slot[0].store(0, Ordering::Release);
             }
         }
@@ -118,11 +102,7 @@ impl Journal {
         let Some(slot) = self.slot(number) else {
             return;
         };
-        for (word, value) in
-            slot[1..]
-                .iter()
-                .zip([entry.id.0, entry.id.1, entry.offset, entry.count])
-        {
+        for (word, value) in slot[1..].iter().zip([entry.id.0, entry.id.1, entry.offset, entry.count]) {
             word.store(value, Ordering::Relaxed);
         }
         slot[0].store(1, Ordering::Release);
@@ -140,10 +120,6 @@ impl Journal {
             return None;
         }
         let word = |i: usize| slot[i].load(Ordering::Relaxed);
-        Some(Entry {
-            id: (word(1), word(2)),
-            offset: word(3),
-            count: word(4),
-        })
+        Some(Entry { id: (word(1), word(2)), offset: word(3), count: word(4) })
     }
 }

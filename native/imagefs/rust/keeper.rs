@@ -55,11 +55,7 @@ impl Shared {
             (self.journal.as_raw_fd(), FD_JOURNAL),
             (self.lock.as_raw_fd(), FD_LOCK),
         ];
-        moves.extend(
-            self.group
-                .as_ref()
-                .map(|group| (group.as_raw_fd(), FD_GROUP)),
-        );
+        moves.extend(self.group.as_ref().map(|group| (group.as_raw_fd(), FD_GROUP)));
         let mut command = Command::new("/proc/self/exe");
         command.arg(role).args(arguments);
         unsafe {
@@ -67,11 +63,7 @@ impl Shared {
                 // A process of its own group: what kills its parent's group does not reach it.
                 libc::setsid();
                 for &(from, to) in &moves {
-                    let done = if from == to {
-                        libc::fcntl(to, libc::F_SETFD, 0)
-                    } else {
-                        libc::dup2(from, to)
-                    };
+                    let done = if from == to { libc::fcntl(to, libc::F_SETFD, 0) } else { libc::dup2(from, to) };
                     if done < 0 {
                         return Err(io::Error::last_os_error());
                     }
@@ -85,11 +77,7 @@ impl Shared {
 }
 
 /// Runs the keeper until the handler says that it was stopped. `adopted`: a running handler and the socket to it.
-pub fn run(
-    shared: Shared,
-    arguments: &[String],
-    adopted: Option<(OwnedFd, u32)>,
-) -> io::Result<()> {
+pub fn run(shared: Shared, arguments: &[String], adopted: Option<(OwnedFd, u32)>) -> io::Result<()> {
     sys::raise_open_files_limit();
     sys::shun_memory_killer();
     let mut kept: HashMap<String, OwnedFd> = HashMap::new();
@@ -106,15 +94,10 @@ pub fn run(
             return Ok(());
         }
         eprintln!("imagefs: the handler {pid} ended; starting another");
-        failures = if began.elapsed() > Duration::from_secs(10) {
-            0
-        } else {
-            failures + 1
-        };
+        failures = if began.elapsed() > Duration::from_secs(10) { 0 } else { failures + 1 };
         // At once the first time: readers wait. A handler that cannot start must not spin.
         std::thread::sleep(
-            Duration::from_millis(u64::from(failures.saturating_sub(1)) * 200)
-                .min(Duration::from_secs(5)),
+            Duration::from_millis(u64::from(failures.saturating_sub(1)) * 200).min(Duration::from_secs(5)),
         );
     }
 }
@@ -134,11 +117,7 @@ fn attend(socket: &OwnedFd, pid: u32, kept: &mut HashMap<String, OwnedFd>) -> io
             }
             (("list", _), _) => {
                 for (name, fd) in kept.iter() {
-                    sys::send_message(
-                        socket.as_raw_fd(),
-                        format!("fd {name}").as_bytes(),
-                        Some(fd.as_raw_fd()),
-                    )?;
+                    sys::send_message(socket.as_raw_fd(), format!("fd {name}").as_bytes(), Some(fd.as_raw_fd()))?;
                 }
                 sys::send_message(socket.as_raw_fd(), b"end", None)?;
             }
@@ -161,10 +140,7 @@ pub struct KeeperLink {
 
 impl KeeperLink {
     pub fn new(socket: OwnedFd, arguments: Vec<String>) -> KeeperLink {
-        KeeperLink {
-            socket: std::sync::Mutex::new(socket),
-            arguments,
-        }
+        KeeperLink { socket: std::sync::Mutex::new(socket), arguments }
     }
 
     /// Everything that earlier handlers gave to keep.
@@ -185,19 +161,11 @@ impl KeeperLink {
     }
 
     pub fn keep(&self, name: &str, fd: RawFd) {
-        let _ = sys::send_message(
-            self.socket.lock().unwrap().as_raw_fd(),
-            format!("keep {name}").as_bytes(),
-            Some(fd),
-        );
+        let _ = sys::send_message(self.socket.lock().unwrap().as_raw_fd(), format!("keep {name}").as_bytes(), Some(fd));
     }
 
     pub fn drop_kept(&self, name: &str) {
-        let _ = sys::send_message(
-            self.socket.lock().unwrap().as_raw_fd(),
-            format!("drop {name}").as_bytes(),
-            None,
-        );
+        let _ = sys::send_message(self.socket.lock().unwrap().as_raw_fd(), format!("drop {name}").as_bytes(), None);
     }
 
     pub fn stopped(&self) {
@@ -208,13 +176,8 @@ impl KeeperLink {
     pub fn guard(&self, shared: &Shared, kept: impl Fn() -> Vec<(String, RawFd)>) -> ! {
         loop {
             let socket = self.socket.lock().unwrap().as_raw_fd();
-            let mut poll = libc::pollfd {
-                fd: socket,
-                events: 0,
-                revents: 0,
-            };
-            let hung_up =
-                unsafe { libc::poll(&mut poll, 1, 1_000) } > 0 && poll.revents & libc::POLLHUP != 0;
+            let mut poll = libc::pollfd { fd: socket, events: 0, revents: 0 };
+            let hung_up = unsafe { libc::poll(&mut poll, 1, 1_000) } > 0 && poll.revents & libc::POLLHUP != 0;
             if !hung_up {
                 continue;
             }
@@ -239,11 +202,7 @@ impl KeeperLink {
 
 /// Takes the cache directory for this process and those it starts. None: another one has it.
 pub fn take_lock(cache: &Path) -> io::Result<Option<OwnedFd>> {
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(cache.join("lock"))?;
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(cache.join("lock"))?;
     let taken = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
     Ok(taken.then(|| file.into()))
 }

@@ -69,11 +69,7 @@ fn at<T>(what: impl std::fmt::Display, result: io::Result<T>) -> Outcome<T> {
 }
 
 fn check(what: &str, result: libc::c_int) -> Outcome<libc::c_int> {
-    if result < 0 {
-        at(what, Err(io::Error::last_os_error()))
-    } else {
-        Ok(result)
-    }
+    if result < 0 { at(what, Err(io::Error::last_os_error())) } else { Ok(result) }
 }
 
 /// `run`: the spec comes as JSON on descriptor 3. Ends with the program's exit code, 128 + n for signal n.
@@ -82,18 +78,14 @@ pub fn run(_arguments: &[String]) -> Outcome<ExitCode> {
         use std::io::Read;
         use std::os::fd::FromRawFd;
         let mut text = String::new();
-        unsafe { fs::File::from_raw_fd(3) }
-            .read_to_string(&mut text)
-            .map(|_| text)
+        unsafe { fs::File::from_raw_fd(3) }.read_to_string(&mut text).map(|_| text)
     })?;
     let spec: Spec = serde_json::from_str(&text).map_err(|e| format!("the spec: {e}"))?;
     if spec.args.is_empty() {
         return Err("the image has neither entrypoint nor command".into());
     }
     if !spec.outlives_caller {
-        check("prctl", unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
-        })?;
+        check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     }
     let identity = identify(&spec.root, &spec.user)?;
     enter_namespaces(&spec, &identity)?;
@@ -107,8 +99,7 @@ pub fn run(_arguments: &[String]) -> Outcome<ExitCode> {
 
 fn enter_namespaces(spec: &Spec, identity: &Identity) -> Outcome<()> {
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if spec.user_namespace {
         flags |= libc::CLONE_NEWUSER;
     }
@@ -116,37 +107,18 @@ fn enter_namespaces(spec: &Spec, identity: &Identity) -> Outcome<()> {
     if spec.user_namespace {
         // One user can be mapped without help: the caller becomes the one that the image wants to run as.
         at("setgroups", fs::write("/proc/self/setgroups", "deny"))?;
-        at(
-            "uid_map",
-            fs::write("/proc/self/uid_map", format!("{} {uid} 1", identity.uid)),
-        )?;
-        at(
-            "gid_map",
-            fs::write("/proc/self/gid_map", format!("{} {gid} 1", identity.gid)),
-        )?;
+        at("uid_map", fs::write("/proc/self/uid_map", format!("{} {uid} 1", identity.uid)))?;
+        at("gid_map", fs::write("/proc/self/gid_map", format!("{} {gid} 1", identity.gid)))?;
     }
-    at(
-        "making mounts private",
-        sys::mount(
-            "none",
-            Path::new("/"),
-            "none",
-            libc::MS_REC | libc::MS_PRIVATE,
-            "",
-        ),
-    )
+    at("making mounts private", sys::mount("none", Path::new("/"), "none", libc::MS_REC | libc::MS_PRIVATE, ""))
 }
 
 /// The first process of the namespace: prepares the root, starts the program, reaps everything, returns its exit code.
 fn first_process(spec: &Spec, identity: &Identity, signals: &libc::sigset_t) -> Outcome<u8> {
-    check("prctl", unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
-    })?;
+    check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     let root = prepare_root(spec)?;
     if let Some(name) = &spec.hostname {
-        check("setting the host name", unsafe {
-            libc::sethostname(name.as_ptr().cast(), name.len())
-        })?;
+        check("setting the host name", unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })?;
     }
     change_root(&root)?;
     let pid = check("fork", unsafe { libc::fork() })?;
@@ -160,10 +132,7 @@ fn prepare_root(spec: &Spec) -> Outcome<PathBuf> {
     let root = spec.root.clone();
     match &spec.overlay {
         Some(Overlay { upper, work }) => {
-            at(
-                "making the writable layer",
-                fs::create_dir_all(upper).and_then(|()| fs::create_dir_all(work)),
-            )?;
+            at("making the writable layer", fs::create_dir_all(upper).and_then(|()| fs::create_dir_all(work)))?;
             // Over itself: inside this namespace nobody needs the bare tree any more.
             let options = format!(
                 "lowerdir={},upperdir={},workdir={},userxattr",
@@ -179,13 +148,7 @@ fn prepare_root(spec: &Spec) -> Outcome<PathBuf> {
         // pivot_root wants a mount point.
         None => at(
             "binding the root",
-            sys::mount(
-                &root.to_string_lossy(),
-                &root,
-                "none",
-                libc::MS_BIND | libc::MS_REC,
-                "",
-            ),
+            sys::mount(&root.to_string_lossy(), &root, "none", libc::MS_BIND | libc::MS_REC, ""),
         )?,
     }
     mount_system(&root, spec.user_namespace)?;
@@ -199,47 +162,17 @@ fn prepare_root(spec: &Spec) -> Outcome<PathBuf> {
 fn mount_system(root: &Path, user_namespace: bool) -> Outcome<()> {
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     let proc = place(root, "/proc", true)?;
-    at(
-        "mounting /proc",
-        sys::mount("proc", &proc, "proc", quiet, ""),
-    )?;
+    at("mounting /proc", sys::mount("proc", &proc, "proc", quiet, ""))?;
     if let Ok(sys_directory) = place(root, "/sys", true) {
         // The host's, all of it read-only: a new sysfs needs a network namespace of one's own.
-        at(
-            "binding /sys",
-            sys::mount(
-                "/sys",
-                &sys_directory,
-                "none",
-                libc::MS_BIND | libc::MS_REC,
-                "",
-            ),
-        )?;
+        at("binding /sys", sys::mount("/sys", &sys_directory, "none", libc::MS_BIND | libc::MS_REC, ""))?;
         at("making /sys read-only", sys::make_read_only(&sys_directory))?;
     }
     let dev = place(root, "/dev", true)?;
-    at(
-        "mounting /dev",
-        sys::mount(
-            "tmpfs",
-            &dev,
-            "tmpfs",
-            libc::MS_NOSUID,
-            "mode=755,size=65536k",
-        ),
-    )?;
+    at("mounting /dev", sys::mount("tmpfs", &dev, "tmpfs", libc::MS_NOSUID, "mode=755,size=65536k"))?;
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         at(name, fs::write(dev.join(name), ""))?;
-        at(
-            name,
-            sys::mount(
-                &format!("/dev/{name}"),
-                &dev.join(name),
-                "none",
-                libc::MS_BIND,
-                "",
-            ),
-        )?;
+        at(name, sys::mount(&format!("/dev/{name}"), &dev.join(name), "none", libc::MS_BIND, ""))?;
     }
     for (target, name) in [
         ("/proc/self/fd", "fd"),
@@ -264,32 +197,12 @@ fn mount_system(root: &Path, user_namespace: bool) -> Outcome<()> {
     at("/dev/shm", fs::create_dir(dev.join("shm")))?;
     at(
         "mounting /dev/shm",
-        sys::mount(
-            "tmpfs",
-            &dev.join("shm"),
-            "tmpfs",
-            libc::MS_NOSUID | libc::MS_NODEV,
-            "mode=1777",
-        ),
+        sys::mount("tmpfs", &dev.join("shm"), "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777"),
     )?;
     let tmp = root.join("tmp");
-    let writable = unsafe {
-        libc::access(
-            sys::cstring(&tmp).map_err(|e| e.to_string())?.as_ptr(),
-            libc::W_OK,
-        )
-    } == 0;
+    let writable = unsafe { libc::access(sys::cstring(&tmp).map_err(|e| e.to_string())?.as_ptr(), libc::W_OK) } == 0;
     if tmp.is_dir() && !writable {
-        at(
-            "mounting /tmp",
-            sys::mount(
-                "tmpfs",
-                &tmp,
-                "tmpfs",
-                libc::MS_NOSUID | libc::MS_NODEV,
-                "mode=1777",
-            ),
-        )?;
+        at("mounting /tmp", sys::mount("tmpfs", &tmp, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777"))?;
     }
     Ok(())
 }
@@ -298,20 +211,10 @@ fn add_bind(root: &Path, bind: &Bind) -> Outcome<()> {
     let what = bind.source.display();
     let info = at(&what, fs::metadata(&bind.source))?;
     let target = place(root, &bind.target.to_string_lossy(), info.is_dir())?;
-    at(
-        &what,
-        sys::mount(
-            &bind.source.to_string_lossy(),
-            &target,
-            "none",
-            libc::MS_BIND | libc::MS_REC,
-            "",
-        ),
-    )?;
+    at(&what, sys::mount(&bind.source.to_string_lossy(), &target, "none", libc::MS_BIND | libc::MS_REC, ""))?;
     let device = info.file_type().is_char_device() || info.file_type().is_block_device();
     if bind.read_only && !device {
-        let flags =
-            libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+        let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
         at(&what, sys::mount("none", &target, "none", flags, ""))?;
     }
     Ok(())
@@ -320,10 +223,7 @@ fn add_bind(root: &Path, bind: &Bind) -> Outcome<()> {
 /// Where something is mounted inside: the place is made if it is missing and never leads outside by a symbolic link.
 fn place(root: &Path, inside: &str, directory: bool) -> Outcome<PathBuf> {
     let mut path = root.to_path_buf();
-    for part in inside
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-    {
+    for part in inside.split('/').filter(|part| !part.is_empty() && *part != ".") {
         if part == ".." {
             return Err(format!("{inside} climbs out of the root"));
         }
@@ -331,12 +231,10 @@ fn place(root: &Path, inside: &str, directory: bool) -> Outcome<PathBuf> {
         path = resolve_link(root, &path.join(part))?;
         let last = inside.trim_end_matches('/').ends_with(part);
         if fs::symlink_metadata(&path).is_err() {
-            let made = if directory || !last {
-                fs::create_dir(&path)
-            } else {
-                fs::write(&path, "")
-            };
-            made.map_err(|e| format!("{inside} is not in the image and cannot be made ({e}): give the mount a writable layer"))?;
+            let made = if directory || !last { fs::create_dir(&path) } else { fs::write(&path, "") };
+            made.map_err(|e| {
+                format!("{inside} is not in the image and cannot be made ({e}): give the mount a writable layer")
+            })?;
         }
     }
     Ok(path)
@@ -351,11 +249,7 @@ fn resolve_link(root: &Path, path: &Path) -> Outcome<PathBuf> {
         let from = if target.is_absolute() {
             PathBuf::from("/")
         } else {
-            path.parent()
-                .unwrap_or(root)
-                .strip_prefix(root)
-                .unwrap_or(Path::new(""))
-                .to_path_buf()
+            path.parent().unwrap_or(root).strip_prefix(root).unwrap_or(Path::new("")).to_path_buf()
         };
         let mut inside = PathBuf::new();
         for part in from.join(&target).components() {
@@ -375,30 +269,21 @@ fn resolve_link(root: &Path, path: &Path) -> Outcome<PathBuf> {
 fn change_root(root: &Path) -> Outcome<()> {
     at("entering the root", std::env::set_current_dir(root))?;
     // pivot_root(".", "."): the old root comes to lie on top of the new one and is detached from there (pivot_root(2)).
-    check("pivot_root", unsafe {
-        libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as libc::c_int
-    })?;
-    check("leaving the old root", unsafe {
-        libc::umount2(c".".as_ptr(), libc::MNT_DETACH)
-    })?;
+    check("pivot_root", unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as libc::c_int })?;
+    check("leaving the old root", unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
     at("entering /", std::env::set_current_dir("/"))
 }
 
 fn execute(spec: &Spec, identity: &Identity, signals: &libc::sigset_t) -> Outcome<()> {
     if !spec.user_namespace {
-        check("setgroups", unsafe {
-            libc::setgroups(identity.groups.len(), identity.groups.as_ptr())
-        })?;
+        check("setgroups", unsafe { libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) })?;
         check("setgid", unsafe { libc::setgid(identity.gid) })?;
         check("setuid", unsafe { libc::setuid(identity.uid) })?;
     }
     // As docker does: a working directory that is not there is made, where that is possible.
     if std::env::set_current_dir(&spec.cwd).is_err() {
         let _ = fs::create_dir_all(&spec.cwd);
-        at(
-            format!("the working directory {}", spec.cwd),
-            std::env::set_current_dir(&spec.cwd),
-        )?;
+        at(format!("the working directory {}", spec.cwd), std::env::set_current_dir(&spec.cwd))?;
     }
     unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, signals, std::ptr::null_mut()) };
     let mut env = spec.env.clone();
@@ -412,24 +297,10 @@ fn execute(spec: &Spec, identity: &Identity, signals: &libc::sigset_t) -> Outcom
             .collect::<Outcome<Vec<_>>>()
     };
     let (args, envs) = (to_c(&spec.args)?, to_c(&env)?);
-    let pointers = |list: &[CString]| {
-        list.iter()
-            .map(|s| s.as_ptr())
-            .chain([std::ptr::null()])
-            .collect::<Vec<_>>()
-    };
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let path = CString::new(program.clone()).map_err(|_| "NUL in the program's name")?;
-    unsafe {
-        libc::execve(
-            path.as_ptr(),
-            pointers(&args).as_ptr(),
-            pointers(&envs).as_ptr(),
-        )
-    };
-    at(
-        format!("starting {program}"),
-        Err(io::Error::last_os_error()),
-    )
+    unsafe { libc::execve(path.as_ptr(), pointers(&args).as_ptr(), pointers(&envs).as_ptr()) };
+    at(format!("starting {program}"), Err(io::Error::last_os_error()))
 }
 
 /// A name without a slash is looked for in the image's own PATH.
@@ -441,16 +312,10 @@ fn find_program(name: &str, env: &[String]) -> Outcome<String> {
         .iter()
         .find_map(|e| e.strip_prefix("PATH="))
         .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    let candidates = path
-        .split(':')
-        .map(|directory| format!("{directory}/{name}"));
-    let is_program = |path: &String| {
-        fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-    };
-    candidates
-        .into_iter()
-        .find(is_program)
-        .ok_or(format!("{name} is not in the image's PATH ({path})"))
+    let candidates = path.split(':').map(|directory| format!("{directory}/{name}"));
+    let is_program =
+        |path: &String| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    candidates.into_iter().find(is_program).ok_or(format!("{name} is not in the image's PATH ({path})"))
 }
 
 /// Reads `user[:group]` against the image's own /etc/passwd and /etc/group.
@@ -472,17 +337,9 @@ fn identify(root: &Path, text: &str) -> Outcome<Identity> {
                 None => f[0] == user,
             }
     });
-    let uid = row
-        .as_ref()
-        .and_then(|f| f[2].parse().ok())
-        .or(wanted)
-        .ok_or(format!("the image has no user {user:?}"))?;
-    let group_row = |name: &str| {
-        groups
-            .lines()
-            .map(fields)
-            .find(|f| f.len() >= 4 && f[0] == name)
-    };
+    let uid =
+        row.as_ref().and_then(|f| f[2].parse().ok()).or(wanted).ok_or(format!("the image has no user {user:?}"))?;
+    let group_row = |name: &str| groups.lines().map(fields).find(|f| f.len() >= 4 && f[0] == name);
     let gid = match group {
         "" => row.as_ref().and_then(|f| f[3].parse().ok()).unwrap_or(0),
         name => name
@@ -495,20 +352,13 @@ fn identify(root: &Path, text: &str) -> Outcome<Identity> {
     let mut all: Vec<u32> = groups
         .lines()
         .map(fields)
-        .filter(|f| {
-            f.len() >= 4 && !name.is_empty() && f[3].split(',').any(|member| member == name)
-        })
+        .filter(|f| f.len() >= 4 && !name.is_empty() && f[3].split(',').any(|member| member == name))
         .filter_map(|f| f[2].parse().ok())
         .collect();
     all.push(gid);
     all.sort_unstable();
     all.dedup();
-    Ok(Identity {
-        uid,
-        gid,
-        groups: all,
-        home: row.map(|f| f[5].clone()),
-    })
+    Ok(Identity { uid, gid, groups: all, home: row.map(|f| f[5].clone()) })
 }
 
 /// Signals are waited for, not handled: nothing runs in a handler.

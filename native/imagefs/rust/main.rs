@@ -79,11 +79,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
     let mut iterator = arguments.iter();
     while let Some(name) = iterator.next() {
         let value = iterator.next().ok_or(format!("{name} needs a value"))?;
-        let number = || {
-            value
-                .parse::<u64>()
-                .map_err(|_| format!("{name} {value} is not a number"))
-        };
+        let number = || value.parse::<u64>().map_err(|_| format!("{name} {value} is not a number"));
         match name.as_str() {
             "--cache" => options.cache = PathBuf::from(value),
             "--cache-bytes-max" => options.cache_bytes_max = number()?,
@@ -103,11 +99,9 @@ fn serve(arguments: &[String]) -> Result<ExitCode, String> {
     let options = parse(arguments)?;
     let cache = &options.cache;
     for part in ["images", "mnt"] {
-        std::fs::create_dir_all(cache.join(part))
-            .map_err(|e| format!("{}: {e}", cache.display()))?;
+        std::fs::create_dir_all(cache.join(part)).map_err(|e| format!("{}: {e}", cache.display()))?;
     }
-    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))?
-    else {
+    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))? else {
         return Ok(ExitCode::from(EXIT_TAKEN));
     };
     let cleaned = mounts::clean_up(cache);
@@ -141,18 +135,12 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     let options = parse(arguments)?;
     let shared = Shared::inherited();
     let group = shared.group.as_ref().map(AsRawFd::as_raw_fd);
-    let journal =
-        Arc::new(journal::Journal::open(shared.journal.as_raw_fd()).map_err(|e| e.to_string())?);
+    let journal = Arc::new(journal::Journal::open(shared.journal.as_raw_fd()).map_err(|e| e.to_string())?);
     // Before anything is opened: see reserve_left.
-    let left = group
-        .map(|group| fanotify::reserve_left(group, &journal))
-        .unwrap_or_default();
+    let left = group.map(|group| fanotify::reserve_left(group, &journal)).unwrap_or_default();
     sys::raise_open_files_limit();
     sys::shun_memory_killer();
-    let keeper = Arc::new(KeeperLink::new(
-        unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) },
-        arguments.to_vec(),
-    ));
+    let keeper = Arc::new(KeeperLink::new(unsafe { OwnedFd::from_raw_fd(keeper::FD_SOCKET) }, arguments.to_vec()));
     let kept = keeper.kept().map_err(|e| e.to_string())?;
     let fresh = kept.is_empty();
     let clients = Arc::new(control::Clients::default());
@@ -168,8 +156,7 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
         |text| eprintln!("imagefs: {text}"),
     );
     let blobs = Arc::new(fanotify::BlobsById::default());
-    let block_devices = options.block_devices
-        || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
+    let block_devices = options.block_devices || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
     let node = Arc::new(node::Node {
         cache: options.cache,
         cache_bytes_max: options.cache_bytes_max,
@@ -188,12 +175,7 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     }
     node.adopt(kept);
     if let Some(group) = group {
-        let events = Arc::new(fanotify::Events {
-            group,
-            journal,
-            fetcher,
-            blobs,
-        });
+        let events = Arc::new(fanotify::Events { group, journal, fetcher, blobs });
         events.take_over(left);
         std::thread::spawn(move || events.run());
     }

@@ -10,13 +10,7 @@ use crate::sys;
 /// The image itself: EROFS metadata from a file, content from another, both read by the kernel.
 pub fn mount_erofs(metadata: &Path, data: &Path, target: &Path) -> io::Result<()> {
     let flags = libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOATIME;
-    sys::mount(
-        &metadata.to_string_lossy(),
-        target,
-        "erofs",
-        flags,
-        &format!("device={}", data.display()),
-    )
+    sys::mount(&metadata.to_string_lossy(), target, "erofs", flags, &format!("device={}", data.display()))
 }
 
 /// The same for kernels whose EROFS takes block devices only. The devices go with the mount.
@@ -24,13 +18,7 @@ pub fn mount_erofs_by_loops(metadata: &Path, data: &Path, target: &Path) -> io::
     let (metadata, data) = (LoopDevice::attach(metadata)?, LoopDevice::attach(data)?);
     let flags = libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOATIME;
     // The descriptors keep the devices until the mount holds them.
-    sys::mount(
-        &metadata.path,
-        target,
-        "erofs",
-        flags,
-        &format!("device={}", data.path),
-    )
+    sys::mount(&metadata.path, target, "erofs", flags, &format!("device={}", data.path))
 }
 
 /// A read-only loop device that frees itself after its last user.
@@ -55,10 +43,7 @@ impl LoopDevice {
         const READ_ONLY_AUTOCLEAR: u32 = 1 | 4;
         const FLAGS_AT: usize = 52;
         let backing = File::open(path)?;
-        let control = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/loop-control")?;
+        let control = File::options().read(true).write(true).open("/dev/loop-control")?;
         loop {
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
             if number < 0 {
@@ -66,18 +51,11 @@ impl LoopDevice {
             }
             let path = format!("/dev/loop{number}");
             let device = File::open(&path)?;
-            let mut config = LoopConfig {
-                fd: backing.as_raw_fd() as u32,
-                block_size: 4096,
-                info: [0; 232],
-                reserved: [0; 8],
-            };
+            let mut config =
+                LoopConfig { fd: backing.as_raw_fd() as u32, block_size: 4096, info: [0; 232], reserved: [0; 8] };
             config.info[FLAGS_AT..FLAGS_AT + 4].copy_from_slice(&READ_ONLY_AUTOCLEAR.to_ne_bytes());
             if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &config) } == 0 {
-                return Ok(LoopDevice {
-                    path,
-                    _device: device,
-                });
+                return Ok(LoopDevice { path, _device: device });
             }
             let error = io::Error::last_os_error();
             // Somebody else took it meanwhile.
@@ -91,38 +69,20 @@ impl LoopDevice {
 /// The same tree once more, at another place.
 pub fn bind_read_only(from: &Path, target: &Path) -> io::Result<()> {
     sys::mount(&from.to_string_lossy(), target, "none", libc::MS_BIND, "")?;
-    sys::mount(
-        "none",
-        target,
-        "none",
-        libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NODEV,
-        "",
-    )
+    sys::mount("none", target, "none", libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY | libc::MS_NODEV, "")
 }
 
 /// A writable view: changes go to `upper`, the image stays as it is.
 pub fn mount_overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
-    let escape = |path: &Path| {
-        path.to_string_lossy()
-            .replace('\\', "\\\\")
-            .replace(',', "\\,")
-            .replace(':', "\\:")
-    };
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        escape(lower),
-        escape(upper),
-        escape(work)
-    );
+    let escape = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
+    let options = format!("lowerdir={},upperdir={},workdir={}", escape(lower), escape(upper), escape(work));
     sys::mount("overlay", target, "overlay", libc::MS_NODEV, &options)
 }
 
 /// Takes a mount away; what is in use is detached and goes with its last user.
 pub fn unmount(target: &Path) -> io::Result<()> {
     match sys::unmount(target, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            sys::unmount(target, libc::MNT_DETACH)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => sys::unmount(target, libc::MNT_DETACH),
         other => other,
     }
 }
@@ -133,9 +93,7 @@ pub fn clear(cache: &Path, target: &Path) {
     let entries = list();
     let inside = |entry: &MountEntry| entry.target.to_string_lossy().starts_with(&prefix);
     for entry in entries.iter().filter(|entry| entry.target == target) {
-        let of_ours = entries
-            .iter()
-            .any(|base| inside(base) && base.device == entry.device);
+        let of_ours = entries.iter().any(|base| inside(base) && base.device == entry.device);
         if inside(entry) || of_ours || entry.options.contains(&format!("lowerdir={prefix}")) {
             let _ = sys::unmount(target, libc::MNT_DETACH);
         }
@@ -159,11 +117,7 @@ pub fn list() -> Vec<MountEntry> {
             let device = left.split(' ').nth(2)?.to_string();
             let target = unescape(left.split(' ').nth(4)?);
             let options = unescape(right.split(' ').nth(2).unwrap_or(""));
-            Some(MountEntry {
-                device,
-                target: PathBuf::from(target),
-                options,
-            })
+            Some(MountEntry { device, target: PathBuf::from(target), options })
         })
         .collect();
     entries.reverse();
@@ -175,22 +129,14 @@ pub fn clean_up(cache: &Path) -> usize {
     let prefix = format!("{}/", cache.display());
     let entries = list();
     let inside = |entry: &MountEntry| entry.target.to_string_lossy().starts_with(&prefix);
-    let devices: Vec<&str> = entries
-        .iter()
-        .filter(|entry| inside(entry))
-        .map(|entry| entry.device.as_str())
-        .collect();
+    let devices: Vec<&str> = entries.iter().filter(|entry| inside(entry)).map(|entry| entry.device.as_str()).collect();
     let ours = |entry: &&MountEntry| {
         inside(entry)
             || devices.contains(&entry.device.as_str())
             || entry.options.contains(&format!("lowerdir={prefix}"))
     };
     // Overlays before what they stand on; a detached mount keeps nothing else busy.
-    entries
-        .iter()
-        .filter(ours)
-        .filter(|entry| sys::unmount(&entry.target, libc::MNT_DETACH).is_ok())
-        .count()
+    entries.iter().filter(ours).filter(|entry| sys::unmount(&entry.target, libc::MNT_DETACH).is_ok()).count()
 }
 
 /// mountinfo writes space, tab, newline and backslash as \ooo.
@@ -199,10 +145,8 @@ fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut i = 0;
     while i < bytes.len() {
-        let octal = (bytes[i] == b'\\')
-            .then(|| text.get(i + 1..i + 4))
-            .flatten()
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        let octal =
+            (bytes[i] == b'\\').then(|| text.get(i + 1..i + 4)).flatten().and_then(|o| u8::from_str_radix(o, 8).ok());
         match octal {
             Some(byte) => {
                 out.push(byte);

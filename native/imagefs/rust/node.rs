@@ -45,19 +45,14 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub fn new(code: &'static str, message: impl Into<String>) -> Failure {
-        Failure {
-            code,
-            message: message.into(),
-        }
+        Failure { code, message: message.into() }
     }
 }
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Failure {
         match error {
-            ImageError::Corrupt(why) => {
-                Failure::new("corrupt", format!("not a valid image: {why}"))
-            }
+            ImageError::Corrupt(why) => Failure::new("corrupt", format!("not a valid image: {why}")),
             ImageError::Unsupported(why) => Failure::new("unsupported", why),
         }
     }
@@ -67,9 +62,7 @@ impl From<ImageError> for Failure {
 pub fn doing(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Failure {
     move |error| {
         let code = match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
-                "resourceExhausted"
-            }
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => "resourceExhausted",
             Some(libc::EPERM | libc::EACCES) => "permissionDenied",
             Some(libc::ENOENT) => "notFound",
             Some(libc::EBUSY) => "conflict",
@@ -194,9 +187,7 @@ impl Node {
             .and_then(|b| serde_json::from_slice(&b).ok())
             .unwrap_or_default();
         for entry in saved {
-            let file = kept
-                .remove(&format!("blob:{}", entry.key))
-                .map(std::fs::File::from);
+            let file = kept.remove(&format!("blob:{}", entry.key)).map(std::fs::File::from);
             let is_mounted = entry.method.is_some();
             // Without its descriptor a mounted blob cannot be filled: a new descriptor would raise events of its own.
             if is_mounted && file.is_none() {
@@ -221,15 +212,9 @@ impl Node {
                     if entry.fill && is_mounted {
                         fill_all(&self.fetcher, &blob);
                     }
-                    blob.fuse_opens.store(
-                        u64::from(entry.method == Some(Method::Fuse)),
-                        Ordering::Release,
-                    );
+                    blob.fuse_opens.store(u64::from(entry.method == Some(Method::Fuse)), Ordering::Release);
                 }
-                Err(failure) => eprintln!(
-                    "imagefs: cannot take over {}: {}",
-                    entry.key, failure.message
-                ),
+                Err(failure) => eprintln!("imagefs: cannot take over {}: {}", entry.key, failure.message),
             }
         }
         if let Some(device) = device {
@@ -241,11 +226,7 @@ impl Node {
     /// After a start with nothing to take over: blobs that somebody still reads through a mount without a handler are
     /// left to them, and the cache begins anew for those images.
     pub fn abandon_used_blobs(&self) {
-        for directory in std::fs::read_dir(self.cache.join("images"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for directory in std::fs::read_dir(self.cache.join("images")).into_iter().flatten().flatten() {
             let data = Blob::data_path(&directory.path());
             let Ok(file) = std::fs::File::options().read(true).write(true).open(&data) else {
                 continue;
@@ -259,11 +240,7 @@ impl Node {
 
     /// Loads what earlier runs left in the cache, so that new images find chunks there.
     pub fn load_idle(&self) {
-        for directory in std::fs::read_dir(self.cache.join("images"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for directory in std::fs::read_dir(self.cache.join("images")).into_iter().flatten().flatten() {
             let key = directory.file_name().to_string_lossy().into_owned();
             if !self.entries.lock().unwrap().contains_key(&key) {
                 // A directory that cannot be read is of no use to anybody; a mount will write it again.
@@ -277,12 +254,7 @@ impl Node {
     // ---- images ------------------------------------------------------------------------------------------------------
 
     /// The image's blob, opened once. `file`: its descriptor from the last handler.
-    fn load(
-        &self,
-        key: &str,
-        source: SourceSpec,
-        file: Option<std::fs::File>,
-    ) -> Result<Arc<Blob>> {
+    fn load(&self, key: &str, source: SourceSpec, file: Option<std::fs::File>) -> Result<Arc<Blob>> {
         let mut entries = self.entries.lock().unwrap();
         if let Some(entry) = entries.get(key) {
             return Ok(entry.blob.clone());
@@ -295,49 +267,31 @@ impl Node {
         let file = match file {
             Some(file) => file,
             None => {
-                write_whole(
-                    &directory.join("meta.erofs"),
-                    &image.metadata_image(&bytes)?,
-                )
-                .map_err(doing("writing the metadata"))?;
-                self.trust_or_discard(&directory)
-                    .map_err(doing("opening the cache"))?;
+                write_whole(&directory.join("meta.erofs"), &image.metadata_image(&bytes)?)
+                    .map_err(doing("writing the metadata"))?;
+                self.trust_or_discard(&directory).map_err(doing("opening the cache"))?;
                 Blob::open_file(&directory, image.data_size).map_err(doing("opening the blob"))?
             }
         };
-        let blob = Blob::new(
-            key.to_string(),
-            directory,
-            image,
-            file,
-            Source::new(source, self.agent.clone()),
-        )
-        .map_err(doing("opening the blob"))?;
+        let blob = Blob::new(key.to_string(), directory, image, file, Source::new(source, self.agent.clone()))
+            .map_err(doing("opening the blob"))?;
         let blob = Arc::new(blob);
         if !adopted {
-            self.keeper
-                .keep(&format!("blob:{key}"), blob.file.as_raw_fd());
+            self.keeper.keep(&format!("blob:{key}"), blob.file.as_raw_fd());
         }
         self.blobs.write().unwrap().insert(blob.id, blob.clone());
         self.fetcher.share(&blob);
         entries.insert(
             key.to_string(),
-            Entry {
-                blob: blob.clone(),
-                method: None,
-                mounts: Vec::new(),
-                fill: false,
-                last_used_ms: now_ms(),
-            },
+            Entry { blob: blob.clone(), method: None, mounts: Vec::new(), fill: false, last_used_ms: now_ms() },
         );
         Ok(blob)
     }
 
     /// H3: a blob of an earlier boot whose pages may never have reached the disk is thrown away.
     fn trust_or_discard(&self, directory: &Path) -> io::Result<()> {
-        let state: Option<BlobState> = std::fs::read(directory.join("state.json"))
-            .ok()
-            .and_then(|b| serde_json::from_slice(&b).ok());
+        let state: Option<BlobState> =
+            std::fs::read(directory.join("state.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         let boot_id = sys::boot_id();
         if !state.is_some_and(|s| s.clean || s.boot_id == boot_id) {
             let _ = std::fs::remove_file(Blob::data_path(directory));
@@ -347,10 +301,7 @@ impl Node {
     }
 
     fn write_state(&self, directory: &Path, clean: bool) -> io::Result<()> {
-        let state = BlobState {
-            boot_id: sys::boot_id(),
-            clean,
-        };
+        let state = BlobState { boot_id: sys::boot_id(), clean };
         write_whole(&directory.join("state.json"), &serde_json::to_vec(&state)?)
     }
 
@@ -358,22 +309,14 @@ impl Node {
 
     pub fn mount(&self, request: &MountRequest) -> Result<()> {
         if !is_key(&request.key) {
-            return Err(Failure::new(
-                "invalidArgument",
-                "the image key is not 64 hex digits",
-            ));
+            return Err(Failure::new("invalidArgument", "the image key is not 64 hex digits"));
         }
         let blob = self.load(&request.key, request.source.clone(), None)?;
         self.set_source(&blob, request);
         let mut entries = self.entries.lock().unwrap();
-        let entry = entries
-            .get_mut(&request.key)
-            .ok_or_else(|| Failure::new("internal", "the image vanished"))?;
+        let entry = entries.get_mut(&request.key).ok_or_else(|| Failure::new("internal", "the image vanished"))?;
         if entry.mounts.iter().any(|m| m.target == request.target) {
-            return Err(Failure::new(
-                "alreadyExists",
-                format!("{} is mounted already", request.target.display()),
-            ));
+            return Err(Failure::new("alreadyExists", format!("{} is mounted already", request.target.display())));
         }
         if entry.method.is_none() {
             blob.record(request.record);
@@ -382,8 +325,7 @@ impl Node {
         }
         let base = self.base(&request.key);
         mounts::clear(&self.cache, &request.target);
-        std::fs::create_dir_all(&request.target)
-            .map_err(doing(format!("making {}", request.target.display())))?;
+        std::fs::create_dir_all(&request.target).map_err(doing(format!("making {}", request.target.display())))?;
         let placed = match &request.overlay {
             Some(Overlay { upper, work }) => std::fs::create_dir_all(upper)
                 .and_then(|()| std::fs::create_dir_all(work))
@@ -394,14 +336,9 @@ impl Node {
             if entry.mounts.is_empty() {
                 self.unmount_base(entry);
             }
-            return Err(doing(format!("mounting at {}", request.target.display()))(
-                error,
-            ));
+            return Err(doing(format!("mounting at {}", request.target.display()))(error));
         }
-        entry.mounts.push(MountRecord {
-            target: request.target.clone(),
-            overlay: request.overlay.is_some(),
-        });
+        entry.mounts.push(MountRecord { target: request.target.clone(), overlay: request.overlay.is_some() });
         entry.last_used_ms = now_ms();
         entry.fill |= request.fill;
         self.save(&entries);
@@ -420,13 +357,9 @@ impl Node {
             }
         };
         match &request.hot {
-            Some(hot) if !blob.presence.is_complete() => hot::start(
-                self.fetcher.clone(),
-                blob.clone(),
-                hot.key.clone(),
-                hot.size,
-                then,
-            ),
+            Some(hot) if !blob.presence.is_complete() => {
+                hot::start(self.fetcher.clone(), blob.clone(), hot.key.clone(), hot.size, then)
+            }
             _ => then(),
         }
     }
@@ -448,8 +381,7 @@ impl Node {
         let source = blob.source();
         source.add_locations(locations);
         if let Ok(memory) = source.locations_in_memory() {
-            self.keeper
-                .keep(&format!("locations:{key}"), memory.as_raw_fd());
+            self.keeper.keep(&format!("locations:{key}"), memory.as_raw_fd());
         }
         self.fetcher.retry_now(&blob);
     }
@@ -460,9 +392,8 @@ impl Node {
         std::fs::create_dir_all(&base).map_err(doing("making the mount point"))?;
         let data = match method {
             Method::Fanotify => {
-                let group = self.group.ok_or_else(|| {
-                    Failure::new("unsupported", "this kernel has no pre-content events")
-                })?;
+                let group =
+                    self.group.ok_or_else(|| Failure::new("unsupported", "this kernel has no pre-content events"))?;
                 let data = Blob::data_path(&blob.directory);
                 // H1. A blob that waits for its last user to go is marked still.
                 if !blob.presence.is_complete() && !blob.watched.load(Ordering::Acquire) {
@@ -475,11 +406,7 @@ impl Node {
             Method::Fuse if blob.presence.is_complete() => Blob::data_path(&blob.directory),
             Method::Fuse => self.fuse_directory()?.join(&blob.key),
         };
-        let mount = if self.block_devices {
-            mounts::mount_erofs_by_loops
-        } else {
-            mounts::mount_erofs
-        };
+        let mount = if self.block_devices { mounts::mount_erofs_by_loops } else { mounts::mount_erofs };
         mount(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))
     }
 
@@ -513,9 +440,7 @@ impl Node {
         let entry = entries
             .values_mut()
             .find(|e| e.mounts.iter().any(|m| m.target == target))
-            .ok_or_else(|| {
-                Failure::new("notFound", format!("{} is not mounted", target.display()))
-            })?;
+            .ok_or_else(|| Failure::new("notFound", format!("{} is not mounted", target.display())))?;
         match mounts::unmount(target) {
             // Somebody took it away by hand.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -550,8 +475,7 @@ impl Node {
             let unused = entry.method.is_none() && sys::nobody_else_has_open(blob.file.as_raw_fd());
             if blob.presence.is_complete() || unused {
                 if let Some(group) = self.group
-                    && let Err(error) =
-                        sys::fanotify_unmark(group, &Blob::data_path(&blob.directory))
+                    && let Err(error) = sys::fanotify_unmark(group, &Blob::data_path(&blob.directory))
                 {
                     eprintln!("imagefs: cannot stop watching {}: {error}", blob.key);
                     continue;
@@ -603,11 +527,7 @@ impl Node {
                 let _ = mounts::unmount(&record.target);
             }
             self.unmount_base(entry);
-            let synced = entry
-                .blob
-                .file
-                .sync_data()
-                .and_then(|()| entry.blob.presence.sync());
+            let synced = entry.blob.file.sync_data().and_then(|()| entry.blob.presence.sync());
             if synced.is_ok() {
                 let _ = self.write_state(&entry.blob.directory, true);
             }
@@ -641,28 +561,19 @@ impl Node {
     pub fn export(&self, key: &str, runs: &[(u64, u64)], path: &Path) -> Result<()> {
         use std::io::Write;
         use std::os::unix::fs::FileExt;
-        let blob = self
-            .blob(key)
-            .ok_or_else(|| Failure::new("notFound", "no such image"))?;
+        let blob = self.blob(key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
         let mut out = io::BufWriter::new(std::fs::File::create(path).map_err(doing("exporting"))?);
         for (page, pages) in runs {
             let (offset, length) = (page.saturating_mul(PAGE), pages.saturating_mul(PAGE));
-            if length > EXPORT_RUN_BYTES_MAX || offset.saturating_add(length) > blob.image.data_size
-            {
-                return Err(Failure::new(
-                    "invalidArgument",
-                    "a run lies outside the image, or is too long",
-                ));
+            if length > EXPORT_RUN_BYTES_MAX || offset.saturating_add(length) > blob.image.data_size {
+                return Err(Failure::new("invalidArgument", "a run lies outside the image, or is too long"));
             }
             let (sender, receiver) = std::sync::mpsc::channel();
             self.fetcher.read(&blob, offset, length, move |ok| {
                 let _ = sender.send(ok);
             });
             if receiver.recv() != Ok(true) {
-                return Err(Failure::new(
-                    "unavailable",
-                    "the bucket did not deliver all pages",
-                ));
+                return Err(Failure::new("unavailable", "the bucket did not deliver all pages"));
             }
             let mut bytes = vec![0; length as usize];
             blob.file
@@ -674,11 +585,7 @@ impl Node {
     }
 
     pub fn blob(&self, key: &str) -> Option<Arc<Blob>> {
-        self.entries
-            .lock()
-            .unwrap()
-            .get(key)
-            .map(|e| e.blob.clone())
+        self.entries.lock().unwrap().get(key).map(|e| e.blob.clone())
     }
 
     pub fn stats(&self) -> Vec<ImageStats> {
@@ -700,15 +607,8 @@ impl Node {
     /// What a new keeper is given.
     pub fn kept(&self) -> Vec<(String, RawFd)> {
         let entries = self.entries.lock().unwrap();
-        let blobs = entries
-            .iter()
-            .map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
-        let fuse = self
-            .fuse
-            .lock()
-            .unwrap()
-            .as_ref()
-            .map(|device| ("fuse".to_string(), device.as_raw_fd()));
+        let blobs = entries.iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
+        let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
         blobs.chain(fuse).collect()
     }
 }
@@ -716,12 +616,7 @@ impl Node {
 /// Brings everything, in the packs' order, when nothing else is to be done.
 fn fill_all(fetcher: &Fetcher, blob: &Arc<Blob>) {
     let mut order: Vec<u32> = (0..blob.image.data.len() as u32).collect();
-    order.sort_by_key(|c| {
-        (
-            blob.image.data[*c as usize].pack,
-            blob.image.data[*c as usize].pack_offset,
-        )
-    });
+    order.sort_by_key(|c| (blob.image.data[*c as usize].pack, blob.image.data[*c as usize].pack_offset));
     for chunk in order {
         fetcher.request(blob, chunk, Priority::Background, None);
     }
@@ -739,10 +634,7 @@ fn restore_locations(blob: &Blob, memory: OwnedFd) {
 }
 
 pub fn is_key(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Replaces a file: readers see the old one or the new one.
@@ -753,7 +645,5 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -17,12 +17,7 @@ pub struct Presence {
 impl Presence {
     pub fn open(path: &Path, blob_size: u64) -> io::Result<Presence> {
         let pages = blob_size.div_ceil(PAGE);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         file.set_len(pages.div_ceil(64).max(1) * 8)?;
         // Shared only with ourselves, before and after a restart.
         let map = unsafe { memmap2::MmapMut::map_mut(&file)? };
@@ -65,10 +60,7 @@ impl Presence {
     }
 
     pub fn present_pages(&self) -> u64 {
-        self.words()
-            .iter()
-            .map(|w| u64::from(w.load(Ordering::Relaxed).count_ones()))
-            .sum()
+        self.words().iter().map(|w| u64::from(w.load(Ordering::Relaxed).count_ones())).sum()
     }
 
     pub fn is_complete(&self) -> bool {

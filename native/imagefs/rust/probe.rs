@@ -12,9 +12,7 @@ use crate::{fuse, sys};
 
 /// Prints {"fanotify": …, "fuse": …, "userNamespaces": …}; each {"ok": bool, "why": string}.
 pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
-    let directory = arguments
-        .first()
-        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = arguments.first().map_or_else(std::env::temp_dir, PathBuf::from);
     let verdict = |outcome: Result<(), String>| match outcome {
         Ok(()) => json!({ "ok": true, "why": "" }),
         Err(why) => json!({ "ok": false, "why": why }),
@@ -31,16 +29,11 @@ pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
 /// Marks a sparse file, reads it, and expects to be asked first: the kernel's version alone proves nothing.
 fn fanotify(directory: &Path) -> Result<(), String> {
     if erofs(directory)? == Erofs::BlockDevices {
-        return Err(
-            "the kernel's EROFS mounts only block devices (Linux 6.12 and later mount files)"
-                .into(),
-        );
+        return Err("the kernel's EROFS mounts only block devices (Linux 6.12 and later mount files)".into());
     }
     let group = sys::fanotify_group().map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => "watching file systems needs root (CAP_SYS_ADMIN)".to_string(),
-        Some(libc::EINVAL) => {
-            "the kernel has no pre-content events (Linux 6.14 and later have them)".to_string()
-        }
+        Some(libc::EINVAL) => "the kernel has no pre-content events (Linux 6.14 and later have them)".to_string(),
         _ => format!("fanotify: {e}"),
     })?;
     let path = directory.join(format!("probe-{}", std::process::id()));
@@ -53,28 +46,20 @@ fn fanotify(directory: &Path) -> Result<(), String> {
             File::open(reading)?.read_exact(&mut byte)?;
             Ok(byte[0])
         });
-        let mut poll = libc::pollfd {
-            fd: group.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: group.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         if unsafe { libc::poll(&mut poll, 1, 2_000) } <= 0 {
             return Ok(false);
         }
         let event = sys::fanotify_read(group.as_raw_fd())?;
         sys::fanotify_answer(group.as_raw_fd(), event.fd, sys::FAN_DENY_EIO)?;
         unsafe { libc::close(event.fd) };
-        let denied =
-            matches!(reader.join(), Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO));
+        let denied = matches!(reader.join(), Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO));
         Ok(denied && event.count > 0)
     })();
     let _ = std::fs::remove_file(&path);
     match outcome {
         Ok(true) => Ok(()),
-        Ok(false) => Err(format!(
-            "reads below {} raise no pre-content events",
-            directory.display()
-        )),
+        Ok(false) => Err(format!("reads below {} raise no pre-content events", directory.display())),
         Err(error) => Err(format!("fanotify below {}: {error}", directory.display())),
     }
 }
@@ -94,15 +79,7 @@ pub fn erofs(directory: &Path) -> Result<Erofs, String> {
     let outcome = File::create(&path)
         .and_then(|mut file| file.write_all(&[0; 8192]))
         .and_then(|()| std::fs::create_dir(&target))
-        .and_then(|()| {
-            sys::mount(
-                &path.to_string_lossy(),
-                &target,
-                "erofs",
-                libc::MS_RDONLY,
-                "",
-            )
-        });
+        .and_then(|()| sys::mount(&path.to_string_lossy(), &target, "erofs", libc::MS_RDONLY, ""));
     let _ = std::fs::remove_dir(&target);
     let _ = std::fs::remove_file(&path);
     match outcome.map_err(|e| e.raw_os_error()) {
@@ -113,8 +90,7 @@ pub fn erofs(directory: &Path) -> Result<Erofs, String> {
         Err(Some(libc::ENODEV)) => Err("the kernel has no EROFS".into()),
         Err(code) => Err(format!(
             "EROFS: {}",
-            code.map_or("unknown".into(), |c| std::io::Error::from_raw_os_error(c)
-                .to_string())
+            code.map_or("unknown".into(), |c| std::io::Error::from_raw_os_error(c).to_string())
         )),
         Ok(()) => Err("EROFS mounted an empty file".into()),
     }

@@ -24,9 +24,7 @@ pub enum FetchError {
 impl std::fmt::Display for FetchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            FetchError::Transient(m) | FetchError::NoLocation(m) | FetchError::Permanent(m) => {
-                f.write_str(m)
-            }
+            FetchError::Transient(m) | FetchError::NoLocation(m) | FetchError::Permanent(m) => f.write_str(m),
         }
     }
 }
@@ -72,13 +70,7 @@ const MISSING_FOR: Duration = Duration::from_secs(3);
 
 impl Source {
     pub fn new(spec: SourceSpec, agent: ureq::Agent) -> Source {
-        Source {
-            spec,
-            files: Mutex::default(),
-            locations: RwLock::default(),
-            missing: RwLock::default(),
-            agent,
-        }
+        Source { spec, files: Mutex::default(), locations: RwLock::default(), missing: RwLock::default(), agent }
     }
 
     pub fn spec(&self) -> &SourceSpec {
@@ -111,22 +103,13 @@ impl Source {
         }
     }
 
-    fn read_file(
-        &self,
-        path: &std::path::Path,
-        key: &str,
-        offset: u64,
-        length: usize,
-    ) -> Result<Vec<u8>, FetchError> {
+    fn read_file(&self, path: &std::path::Path, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
         let known = self.files.lock().unwrap().get(key).cloned();
         let file = match known {
             Some(file) => file,
             None => {
                 let file = Arc::new(File::open(path).map_err(|e| io_error(path, &e))?);
-                self.files
-                    .lock()
-                    .unwrap()
-                    .insert(key.to_string(), file.clone());
+                self.files.lock().unwrap().insert(key.to_string(), file.clone());
                 file
             }
         };
@@ -140,35 +123,19 @@ impl Source {
     }
 
     fn read_http(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
-        let location = self
-            .locations
-            .read()
-            .unwrap()
-            .get(key)
-            .filter(|l| is_fresh(l))
-            .cloned();
+        let location = self.locations.read().unwrap().get(key).filter(|l| is_fresh(l)).cloned();
         let Some(location) = location else {
-            if self
-                .missing
-                .read()
-                .unwrap()
-                .get(key)
-                .is_some_and(|since| since.elapsed() < MISSING_FOR)
-            {
+            if self.missing.read().unwrap().get(key).is_some_and(|since| since.elapsed() < MISSING_FOR) {
                 return Err(FetchError::Permanent(format!("{key} is not in the bucket")));
             }
             return Err(FetchError::NoLocation(format!("no location for {key}")));
         };
-        let mut request = self.agent.get(&location.url).header(
-            "range",
-            format!("bytes={offset}-{}", offset + length as u64 - 1),
-        );
+        let mut request =
+            self.agent.get(&location.url).header("range", format!("bytes={offset}-{}", offset + length as u64 - 1));
         for (name, value) in &location.headers {
             request = request.header(name, value);
         }
-        let mut response = request
-            .call()
-            .map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
+        let mut response = request.call().map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
         let status = response.status().as_u16();
         match status {
             206 => {}
@@ -177,10 +144,7 @@ impl Source {
             401 | 403 => {
                 // Unless a new one has come meanwhile.
                 let mut locations = self.locations.write().unwrap();
-                if locations
-                    .get(key)
-                    .is_some_and(|l| l.url == location.url && l.headers == location.headers)
-                {
+                if locations.get(key).is_some_and(|l| l.url == location.url && l.headers == location.headers) {
                     locations.remove(key);
                 }
                 return Err(FetchError::NoLocation(format!("{key}: HTTP {status}")));
@@ -199,18 +163,14 @@ impl Source {
 }
 
 fn is_fresh(location: &Location) -> bool {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |d| d.as_millis() as f64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_millis() as f64);
     now + EXPIRY_MARGIN_MS < location.expires_at
 }
 
 fn io_error(path: &std::path::Path, error: &std::io::Error) -> FetchError {
     let message = format!("{}: {error}", path.display());
     match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof => {
-            FetchError::Permanent(message)
-        }
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof => FetchError::Permanent(message),
         _ => FetchError::Transient(message),
     }
 }

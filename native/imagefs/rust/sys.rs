@@ -30,27 +30,18 @@ pub struct PreAccess {
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 pub fn cstring(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_encoded_bytes())
-        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
 /// A group for pre-content events. EINVAL on kernels that lack them, EPERM without CAP_SYS_ADMIN.
 pub fn fanotify_group() -> io::Result<OwnedFd> {
     let flags = FAN_CLASS_PRE_CONTENT | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS | FAN_CLOEXEC;
-    let fd = check(unsafe {
-        libc::fanotify_init(
-            flags,
-            (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC) as u32,
-        )
-    })?;
+    let fd =
+        check(unsafe { libc::fanotify_init(flags, (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC) as u32) })?;
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -64,9 +55,7 @@ pub fn fanotify_unmark(group: RawFd, path: &Path) -> io::Result<()> {
 
 fn fanotify_change(group: RawFd, what: u32, path: &Path) -> io::Result<()> {
     let path = cstring(path)?;
-    check(unsafe {
-        libc::fanotify_mark(group, what, FAN_PRE_ACCESS, libc::AT_FDCWD, path.as_ptr())
-    })?;
+    check(unsafe { libc::fanotify_mark(group, what, FAN_PRE_ACCESS, libc::AT_FDCWD, path.as_ptr()) })?;
     Ok(())
 }
 
@@ -87,11 +76,7 @@ pub fn fanotify_read(group: RawFd) -> io::Result<PreAccess> {
         return Err(io::Error::from_raw_os_error(libc::EPROTO));
     }
     let fd = i32::from_ne_bytes(buffer[16..20].try_into().unwrap());
-    let mut event = PreAccess {
-        fd,
-        offset: 0,
-        count: 0,
-    };
+    let mut event = PreAccess { fd, offset: 0, count: 0 };
     let info = &buffer[EVENT_METADATA_BYTES..length];
     if info.len() == RANGE_INFO_BYTES && info[0] == FAN_EVENT_INFO_TYPE_RANGE {
         event.offset = u64::from_ne_bytes(info[8..16].try_into().unwrap());
@@ -106,39 +91,17 @@ pub fn fanotify_answer(group: RawFd, fd: RawFd, answer: u32) -> io::Result<()> {
     response[..4].copy_from_slice(&fd.to_ne_bytes());
     response[4..].copy_from_slice(&answer.to_ne_bytes());
     let n = unsafe { libc::write(group, response.as_ptr().cast(), response.len()) };
-    if n == response.len() as isize {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if n == response.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// mount(2) itself: mount(8) silently puts a loop device under a plain file.
-pub fn mount(
-    source: &str,
-    target: &Path,
-    kind: &str,
-    flags: libc::c_ulong,
-    data: &str,
-) -> io::Result<()> {
+pub fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data: &str) -> io::Result<()> {
     let source = CString::new(source)?;
     let target = cstring(target)?;
     let kind = CString::new(kind)?;
     let data = CString::new(data)?;
-    let data_pointer = if data.is_empty() {
-        std::ptr::null()
-    } else {
-        data.as_ptr().cast()
-    };
-    check(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            data_pointer,
-        )
-    })?;
+    let data_pointer = if data.is_empty() { std::ptr::null() } else { data.as_ptr().cast() };
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data_pointer) })?;
     Ok(())
 }
 
@@ -175,23 +138,13 @@ pub fn nobody_else_has_open(fd: RawFd) -> bool {
 /// A pair of sockets that keep message borders.
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
-    check(unsafe {
-        libc::socketpair(
-            libc::AF_UNIX,
-            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-            0,
-            fds.as_mut_ptr(),
-        )
-    })?;
+    check(unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) })?;
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
 /// Sends a message, with a descriptor or without.
 pub fn send_message(socket: RawFd, text: &[u8], fd: Option<RawFd>) -> io::Result<()> {
-    let mut iov = libc::iovec {
-        iov_base: text.as_ptr() as *mut _,
-        iov_len: text.len(),
-    };
+    let mut iov = libc::iovec { iov_base: text.as_ptr() as *mut _, iov_len: text.len() };
     let mut control = [0u64; 4];
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &mut iov;
@@ -208,20 +161,13 @@ pub fn send_message(socket: RawFd, text: &[u8], fd: Option<RawFd>) -> io::Result
         }
     }
     let n = unsafe { libc::sendmsg(socket, &message, libc::MSG_NOSIGNAL) };
-    if n == text.len() as isize {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if n == text.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Receives a message; an empty one means that the other side is gone.
 pub fn receive_message(socket: RawFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let mut buffer = vec![0u8; 4096];
-    let mut iov = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = [0u64; 4];
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &mut iov;
@@ -256,10 +202,7 @@ pub fn raise_open_files_limit() {
         let mut limit: libc::rlimit = std::mem::zeroed();
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
             // Root may raise the hard limit too; the journal is sized for this many.
-            let wanted = libc::rlimit {
-                rlim_cur: 65_536,
-                rlim_max: limit.rlim_max.max(65_536),
-            };
+            let wanted = libc::rlimit { rlim_cur: 65_536, rlim_max: limit.rlim_max.max(65_536) };
             if libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) != 0 {
                 limit.rlim_cur = limit.rlim_max.min(65_536);
                 libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
@@ -274,10 +217,7 @@ pub fn shun_memory_killer() {
 }
 
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_string()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
 }
 
 /// A mount and everything mounted below it (mount_setattr, Linux 5.12).
@@ -288,14 +228,7 @@ pub fn make_read_only(target: &Path) -> io::Result<()> {
     let attributes: [u64; 4] = [MOUNT_ATTR_RDONLY, 0, 0, 0];
     let size = std::mem::size_of_val(&attributes);
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            AT_RECURSIVE,
-            attributes.as_ptr(),
-            size,
-        )
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, target.as_ptr(), AT_RECURSIVE, attributes.as_ptr(), size)
     };
     check(result as libc::c_int).map(|_| ())
 }

@@ -70,8 +70,7 @@ fn walk(path: &Path, name: &[u8], out: &mut impl Write) -> io::Result<()> {
         uid: info.uid(),
         gid: info.gid(),
         size: if kind.is_dir() { 0 } else { info.size() },
-        mtime: (i128::from(info.mtime()) * 1_000_000_000 + i128::from(info.mtime_nsec()))
-            .to_string(),
+        mtime: (i128::from(info.mtime()) * 1_000_000_000 + i128::from(info.mtime_nsec())).to_string(),
         inode: info.ino(),
         links: info.nlink(),
         device: if kind.is_char_device() || kind.is_block_device() {
@@ -91,16 +90,11 @@ fn walk(path: &Path, name: &[u8], out: &mut impl Write) -> io::Result<()> {
     if !kind.is_dir() {
         return Ok(());
     }
-    let mut children: Vec<_> = fs::read_dir(path)?
-        .map(|entry| entry.map(|e| e.file_name()))
-        .collect::<io::Result<_>>()?;
+    let mut children: Vec<_> =
+        fs::read_dir(path)?.map(|entry| entry.map(|e| e.file_name())).collect::<io::Result<_>>()?;
     children.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     for child in children {
-        let name = if name.is_empty() {
-            child.as_bytes().to_vec()
-        } else {
-            [name, b"/", child.as_bytes()].concat()
-        };
+        let name = if name.is_empty() { child.as_bytes().to_vec() } else { [name, b"/", child.as_bytes()].concat() };
         walk(&path.join(OsStr::new(&child)), &name, out)?;
     }
     Ok(())
@@ -125,32 +119,15 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<String, String>> {
     let n = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
     if n < 0 {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::EOPNOTSUPP) {
-            Ok(BTreeMap::new())
-        } else {
-            Err(error)
-        };
+        return if error.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(BTreeMap::new()) } else { Err(error) };
     }
     let mut found = BTreeMap::new();
-    for name in names[..n as usize]
-        .split(|b| *b == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for name in names[..n as usize].split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let c_name = CString::new(name)?;
         let mut value = vec![0u8; 64 << 10];
-        let n = unsafe {
-            libc::lgetxattr(
-                path.as_ptr(),
-                c_name.as_ptr(),
-                value.as_mut_ptr().cast(),
-                value.len(),
-            )
-        };
+        let n = unsafe { libc::lgetxattr(path.as_ptr(), c_name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         if n >= 0 {
-            found.insert(
-                String::from_utf8_lossy(name).into_owned(),
-                hex(&value[..n as usize]),
-            );
+            found.insert(String::from_utf8_lossy(name).into_owned(), hex(&value[..n as usize]));
         }
     }
     Ok(found)

@@ -30,26 +30,34 @@ export type CompareOptions = {
 const COMPARED = ["kind", "mode", "uid", "gid", "size", "mtime", "device", "content", "xattrs"] as const;
 const DIFFERENCES_MAX = 200;
 
-/** The differences, one line each; empty when the trees are equal. Hard links are compared as groups of names. */
+export type TreeComparison = {
+  /** Entries of our tree that were compared. */
+  files: number;
+  /** One line each; empty when the trees are equal. */
+  differences: string[];
+};
+
+/** Compares every entry of two trees. Hard links are compared as groups of names. Paths given to `ignore` are latin1. */
 export async function compareTrees(
   imagefs: Imagefs,
   ours: string,
   theirs: string,
   options: CompareOptions = {},
-): Promise<string[]> {
+): Promise<TreeComparison> {
   const [mine, other] = await Promise.all([listTree(imagefs, ours), listTree(imagefs, theirs)]);
   const differences: string[] = [];
   const ignored = options.ignore ?? (() => false);
   for (const [path, a] of mine) {
     const b = other.get(path);
     const name = JSON.stringify(Buffer.from(path, "hex").toString("utf8"));
+    const bytes = Buffer.from(path, "hex").toString("latin1");
     if (b === undefined) {
       differences.push(`${name} is only in ${ours}`);
       continue;
     }
     for (const field of COMPARED) {
       const [left, right] = [JSON.stringify(a[field]), JSON.stringify(b[field])];
-      if (left !== right && !ignored(Buffer.from(path, "hex").toString("utf8"), field))
+      if (left !== right && !ignored(bytes, field))
         differences.push(`${name}: ${field} ${left} and ${right}`);
     }
   }
@@ -58,7 +66,7 @@ export async function compareTrees(
       differences.push(`${JSON.stringify(Buffer.from(path, "hex").toString("utf8"))} is only in ${theirs}`);
   if (JSON.stringify(linkGroups(mine)) !== JSON.stringify(linkGroups(other)))
     differences.push("hard links connect other names");
-  return differences.slice(0, DIFFERENCES_MAX);
+  return { files: mine.size, differences: differences.slice(0, DIFFERENCES_MAX) };
 }
 
 async function listTree(imagefs: Imagefs, directory: string): Promise<Map<string, TreeEntry>> {

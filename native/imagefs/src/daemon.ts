@@ -44,6 +44,7 @@ export class Daemon {
   #nextId = 1;
   #socket: Promise<Socket> | undefined;
   #closed = false;
+  #stopping = false;
 
   constructor(options: DaemonOptions) {
     this.#options = options;
@@ -63,8 +64,9 @@ export class Daemon {
     }
   }
 
-  /** Ends the processes, and waits until they are gone. */
+  /** Ends the processes, and waits until they are gone. What is called meanwhile or later fails, and starts nothing. */
   async stop(): Promise<void> {
+    this.#stopping = true;
     for (let attempt = 1; attempt <= CALL_ATTEMPTS_MAX && (await this.isRunning()); attempt++) {
       // The answer may get lost with the process that was asked to end; or a handler died just before.
       await this.#callOnce("stop", {}).catch((error: unknown) => {
@@ -82,7 +84,8 @@ export class Daemon {
   }
 
   async #callOnce(op: string, fields: Record<string, unknown>): Promise<unknown> {
-    const socket = await this.#connected();
+    // Places of packs are of no use to processes that do not know the image.
+    const socket = await this.#connected(op !== "locations");
     const id = this.#nextId++;
     const answer = new Promise<unknown>((resolve, reject) => this.#pending.set(id, { resolve, reject }));
     const timer = setTimeout(() => {
@@ -112,17 +115,20 @@ export class Daemon {
     return join(this.#options.cacheDir, "control.sock");
   }
 
-  #connected(): Promise<Socket> {
+  #connected(mayStart: boolean): Promise<Socket> {
     if (this.#closed) throw new PlatformError("cancelled", "this imagefs handle is closed");
-    this.#socket ??= this.#open().catch((error: unknown) => {
+    this.#socket ??= this.#open(mayStart).catch((error: unknown) => {
       this.#socket = undefined;
       throw error;
     });
     return this.#socket;
   }
 
-  async #open(): Promise<Socket> {
-    const socket = (await tryConnect(this.#socketPath)) ?? (await this.#start());
+  async #open(mayStart: boolean): Promise<Socket> {
+    const found = await tryConnect(this.#socketPath);
+    // A question that was under way while everything was stopped must not start it again.
+    if (found === undefined && (!mayStart || this.#stopping)) throw new HandlerGone();
+    const socket = found ?? (await this.#start());
     socket.once("close", () => {
       this.#socket = undefined;
       for (const id of [...this.#pending.keys()]) {
@@ -139,11 +145,9 @@ export class Daemon {
     return socket;
   }
 
+  /** Only to processes that are there: the last handle must not start what was stopped on purpose, or killed. */
   async #reconnect(): Promise<void> {
-    const socket = this.#closed ? undefined : await tryConnect(this.#socketPath);
-    socket?.destroy();
-    // Only to processes that are there: the last handle must not start what was stopped on purpose.
-    if (socket !== undefined && !this.#closed) await this.#connected().catch(() => undefined);
+    if (!this.#closed) await this.#connected(false).catch(() => undefined);
   }
 
   async #start(): Promise<Socket> {

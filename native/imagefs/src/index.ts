@@ -1,5 +1,5 @@
 // Converted images as root directories, and programs in them. README.md explains the processes behind it.
-export { type CompareOptions, compareTrees } from "./compare.ts";
+export { type CompareOptions, compareTrees, type TreeComparison } from "./compare.ts";
 export { type Imagefs, type ImagefsOptions, type Mount, type MountOptions, openImagefs } from "./imagefs.ts";
 export {
   type BindMount,
@@ -10,5 +10,5 @@ export {
   launchMode,
 } from "./launch.ts";
 export type { MountMethod, Probe } from "./probe.ts";
-export { entryName, type RecordedStart } from "./profiles.ts";
+export { entryName, profilesOf, type RecordedStart, type StoredProfile } from "./profiles.ts";
 export type { ImagefsStats, ImageStats, TouchedRun } from "./stats.ts";

@@ -154,6 +154,21 @@ function split(run: HotRun): HotRun[] {
   }));
 }
 
+/** What the bucket knows of the starts of one entry point. */
+export type StoredProfile = { entry: string; profileBytes: number; hotPackBytes: number | undefined };
+
+/** The profiles of an image. */
+export async function profilesOf(bucket: ObjectStore, manifestDigest: string): Promise<StoredProfile[]> {
+  const found: StoredProfile[] = [];
+  const prefix = profileKey(manifestDigest, "");
+  for await (const { key, size } of bucket.list({ prefix })) {
+    const entry = key.slice(prefix.length);
+    const hot = await findHotPack(bucket, manifestDigest, entry);
+    found.push({ entry, profileBytes: size, hotPackBytes: hot?.size });
+  }
+  return found;
+}
+
 /** Where a start's hot pack is, if there is one. */
 export async function findHotPack(
   bucket: ObjectStore,

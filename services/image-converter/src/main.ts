@@ -1,12 +1,12 @@
 // The image converter: parts and how they are wired.
 import { BUS_MIGRATION, connectServiceBus, consumeWithInbox, startServiceOutbox } from "@pilotlight/bus";
 import { ImageConverterService } from "@pilotlight/contracts";
+import { convertImage } from "@pilotlight/image-conversion";
 import { openStore } from "@pilotlight/object-store";
 import { dockerConfigCredentials, parsePlatform } from "@pilotlight/oci";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openServiceStore } from "@pilotlight/store";
 import { config } from "./config.ts";
-import { convertImage } from "./domain/index.ts";
 import { ensureImage } from "./handlers/ensure-image.ts";
 import { onImageWanted } from "./handlers/image-wanted.ts";
 import { ConversionRunner } from "./runner.ts";

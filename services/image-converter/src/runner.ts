@@ -5,10 +5,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, type Outbox, publishSample } from "@pilotlight/bus";
 import { EVENTS } from "@pilotlight/contracts";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import type { ConvertedImage, ConvertProgress } from "@pilotlight/image-conversion";
 import type { Store } from "@pilotlight/store";
 import { gauge, logger } from "@pilotlight/telemetry";
 import type { ConverterConfig } from "./config.ts";
-import type { ConvertedImage, ConvertProgress } from "./domain/index.ts";
 import {
   type Conversion,
   type ConversionKey,

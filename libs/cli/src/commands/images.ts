@@ -1,106 +1,212 @@
-// `pilotlight image`: converting, looking into, checking and mounting images. Apart from `convert` and `list` nothing of the
-// platform has to run: only the bucket is read.
+// `pilotlight image`: converting, looking into, checking, teaching and mounting images. Only `convert` without `--bucket` and
+// `list` need the platform: everything else needs a bucket, and a registry where an image is named by reference.
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import type { Act } from "../cli.ts";
-import type { GlobalOptions } from "../context.ts";
+import { type GlobalOptions, wholeNumber } from "../context.ts";
+import type { RegistryChoice, Stored } from "../images/stored-image.ts";
 import { formatBytes } from "../text/format.ts";
 import { table } from "../text/table.ts";
 
-type Options = GlobalOptions & { bucket?: string };
+type Options = GlobalOptions & RegistryChoice & { bucket?: string };
 type MountOptions = Options & { cache: string; method: "auto" | "fanotify" | "fuse" | "extract" };
+type VerifyOptions = Options & { against?: string; scratch?: string };
+type GarbageOptions = Options & { keep?: string[]; all?: boolean; grace: string; dryRun?: boolean };
 
 const operations = () => import("../images/image-operations.ts");
 const CACHE_DIR = join(homedir(), ".cache/pilotlight/imagefs");
 
-const stored = (name: string) =>
-  new Command(name)
-    .argument("<digest>", "manifest digest (sha256:…) or its beginning; 'image list' shows it")
-    .option("--bucket <uri>", "another bucket than the platform's");
+/** Options for images that a registry has to resolve. */
+const withRegistry = (command: Command): Command =>
+  command
+    .option("--platform <platform>", "of an image index, e.g. linux/amd64; default: this machine's")
+    .option("--registry-config <file>", "Docker's config.json with credentials; default: anonymous")
+    .option("--plain-http <host...>", "registries spoken to without TLS; loopback ones always are");
 
-export const imageCommand = (act: Act): Command =>
-  new Command("image")
-    .description("Images: convert, list, inspect, verify, mount.")
-    .addCommand(
-      new Command("convert")
-        .description("Has an image converted, ahead of any deployment, and waits for it.")
-        .argument("<image>", "registry/repository:tag, …@sha256:… or oci:///directory:tag")
-        .option("--platform <platform>", "e.g. linux/amd64")
-        .addHelpText("after", "\nExample:\n  pilotlight image convert registry.example/team/worker:1.2")
-        .action(
-          act<GlobalOptions & { platform?: string }>(async (context, options, image = "") => {
-            await (await operations()).convert(context, image, options.platform);
-          }),
-        ),
+const named = (name: string) =>
+  withRegistry(
+    new Command(name)
+      .argument(
+        "<image>",
+        "digest (sha256:…), its beginning, or registry/repository:tag, oci:///directory:tag",
+      )
+      .option("--bucket <uri>", "another bucket than the platform's"),
+  );
+
+const stored = (image: string, options: Options): Stored => ({
+  image,
+  bucket: options.bucket,
+  registry: options,
+});
+
+const convertCommand = (act: Act): Command =>
+  withRegistry(
+    new Command("convert")
+      .description("Converts an image, ahead of any deployment, and waits for it.")
+      .argument("<image>", "registry/repository:tag, …@sha256:… or oci:///directory:tag")
+      .option("--bucket <uri>", "convert here into this bucket; without it the platform does it"),
+  )
+    .addHelpText(
+      "after",
+      `
+Examples:
+  pilotlight image convert registry.example/team/worker:1.2
+  pilotlight image convert registry.example/team/worker:1.2 --bucket s3://images?region=eu-west-1
+  pilotlight image convert oci:///tmp/layout:latest --bucket file:///srv/images`,
     )
-    .addCommand(
-      new Command("list")
-        .description("Lists the images that were asked for.")
-        .addHelpText("after", "\nExample:\n  pilotlight image list")
-        .action(
-          act<GlobalOptions>(async (context) => {
-            const images = await context.client.images();
-            context.show(images, () =>
-              table(
-                ["IMAGE", "STATE", "FILES", "STORED", "DIGEST"],
-                images.map((one) => [
-                  one.image,
-                  one.failure === null ? one.state : `${one.state}: ${one.failure.message}`,
-                  formatBytes(one.unpackedBytes),
-                  formatBytes(one.storedBytes),
-                  one.manifestDigest ?? "",
-                ]),
-              ),
-            );
-          }),
-        ),
-    )
-    .addCommand(
-      stored("inspect")
-        .description("Shows what a converted image consists of.")
-        .addHelpText("after", "\nExample:\n  pilotlight image inspect sha256:3f2a")
-        .action(
-          act<Options>(async (context, { bucket }, digest = "") => {
-            await (await operations()).inspect(context, { digest, bucket });
-          }),
-        ),
-    )
-    .addCommand(
-      stored("verify")
-        .description("Reads every chunk of a converted image and checks it against its checksum.")
-        .addHelpText("after", "\nExample:\n  pilotlight image verify sha256:3f2a")
-        .action(
-          act<Options>(async (context, { bucket }, digest = "") => {
-            await (await operations()).verify(context, { digest, bucket });
-          }),
-        ),
-    )
-    .addCommand(
-      stored("mount")
-        .description("Mounts a converted image here; what is not read is not fetched.")
-        .argument("<directory>")
-        .option("--method <method>", "auto, fanotify, fuse or extract", "auto")
-        .option("--cache <directory>", "where what was read is kept", CACHE_DIR)
-        .addHelpText(
-          "after",
-          "\nExamples:\n  pilotlight image mount sha256:3f2a /mnt/worker\n  pilotlight image unmount /mnt/worker",
-        )
-        .action(
-          act<MountOptions>(async (context, { bucket, cache, method }, digest = "", directory = "") => {
-            await (await operations()).mount(context, { digest, bucket }, { directory, cache, method });
-          }),
-        ),
-    )
-    .addCommand(
-      new Command("unmount")
-        .description("Takes a mount of 'image mount' away.")
-        .argument("<directory>")
-        .option("--cache <directory>", "the same as for the mount", CACHE_DIR)
-        .addHelpText("after", "\nExample:\n  pilotlight image unmount /mnt/worker")
-        .action(
-          act<GlobalOptions & { cache: string }>(async (context, { cache }, directory = "") => {
-            await (await operations()).unmount(context, directory, cache);
-          }),
-        ),
+    .action(
+      act<Options>(async (context, options, image = "") => {
+        if (options.bucket === undefined)
+          return (await operations()).convert(context, image, options.platform);
+        const { convertHere } = await import("../images/convert-here.ts");
+        await convertHere(context, image, options.bucket, options);
+      }),
     );
+
+const listCommand = (act: Act): Command =>
+  new Command("list")
+    .description("Lists the images that the platform was asked for.")
+    .addHelpText("after", "\nExample:\n  pilotlight image list")
+    .action(
+      act<GlobalOptions>(async (context) => {
+        const images = await context.client.images();
+        context.show(images, () =>
+          table(
+            ["IMAGE", "STATE", "FILES", "STORED", "DIGEST"],
+            images.map((one) => [
+              one.image,
+              one.failure === null ? one.state : `${one.state}: ${one.failure.message}`,
+              formatBytes(one.unpackedBytes),
+              formatBytes(one.storedBytes),
+              one.manifestDigest ?? "",
+            ]),
+          ),
+        );
+      }),
+    );
+
+const inspectCommand = (act: Act): Command =>
+  named("inspect")
+    .description("Shows what a converted image consists of.")
+    .addHelpText("after", "\nExample:\n  pilotlight image inspect sha256:3f2a")
+    .action(
+      act<Options>(async (context, options, image = "") => {
+        await (await operations()).inspect(context, stored(image, options));
+      }),
+    );
+
+const verifyCommand = (act: Act): Command =>
+  named("verify")
+    .description("Reads every chunk of a converted image and checks it against its checksum.")
+    .option("--against <image>", "mount it too, and compare every file with what GNU tar unpacks (root)")
+    .option("--scratch <directory>", "room for the unpacked image; default: the system's temporary directory")
+    .addHelpText(
+      "after",
+      `
+With --against: content, type, mode, owner, times, extended attributes, devices and hard links of every file.
+
+Examples:
+  pilotlight image verify sha256:3f2a
+  pilotlight image verify sha256:3f2a --against registry.example/team/worker:1.2`,
+    )
+    .action(
+      act<VerifyOptions>(async (context, options, image = "") => {
+        const { verify } = await import("../images/verify.ts");
+        await verify(context, stored(image, options), { against: options.against, scratch: options.scratch });
+      }),
+    );
+
+const profileCommand = (act: Act): Command =>
+  named("profile")
+    .description(
+      "Starts a program of an image on an empty cache and records what it reads, for the starts to come.",
+    )
+    .argument("[command...]", "what runs instead of the image's own command; write -- before it")
+    .option("--up-after <seconds>", "a program that still runs then is up, and is ended", "60")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  pilotlight image profile sha256:3f2a --up-after 20\n  pilotlight image profile sha256:3f2a -- python3 -c 'import torch'",
+    )
+    .action(
+      act<Options & { upAfter: string }>(async (context, options, image = "", ...command) => {
+        const { profile } = await import("../images/profile.ts");
+        const upAfterMs = wholeNumber(options.upAfter, "--up-after", 1) * 1_000;
+        await profile(context, stored(image, options), { command, upAfterMs });
+      }),
+    );
+
+const garbageCommand = (act: Act): Command =>
+  withRegistry(
+    new Command("gc")
+      .description("Deletes from the bucket what no image that is kept needs.")
+      .option("--bucket <uri>", "another bucket than the platform's")
+      .option("--keep <image...>", "images in use: digests, their beginnings, or references")
+      .option("--all", "no image is in use")
+      .option("--grace <span>", "what is younger stays; longer than any conversion takes", "7d")
+      .option("--dry-run", "only say what would go"),
+  )
+    .addHelpText(
+      "after",
+      "\nExample:\n  pilotlight image gc --bucket file:///srv/images --keep sha256:3f2a sha256:77b0 --grace 3d --dry-run",
+    )
+    .action(
+      act<GarbageOptions>(async (context, options) => {
+        const { garbage } = await import("../images/garbage.ts");
+        await garbage(context, {
+          bucket: options.bucket,
+          keep: options.keep ?? [],
+          all: options.all ?? false,
+          grace: options.grace,
+          dryRun: options.dryRun ?? false,
+          registry: options,
+        });
+      }),
+    );
+
+const mountCommand = (act: Act): Command =>
+  named("mount")
+    .description("Mounts a converted image here; what is not read is not fetched.")
+    .argument("<directory>")
+    .option("--method <method>", "auto, fanotify, fuse or extract", "auto")
+    .option("--cache <directory>", "where what was read is kept", CACHE_DIR)
+    .addHelpText(
+      "after",
+      "\nExamples:\n  pilotlight image mount sha256:3f2a /mnt/worker\n  pilotlight image unmount /mnt/worker",
+    )
+    .action(
+      act<MountOptions>(async (context, options, image = "", directory = "") => {
+        const { cache, method } = options;
+        await (await operations()).mount(context, stored(image, options), { directory, cache, method });
+      }),
+    );
+
+const unmountCommand = (act: Act): Command =>
+  new Command("unmount")
+    .description("Takes a mount of 'image mount' away.")
+    .argument("<directory>")
+    .option("--cache <directory>", "the same as for the mount", CACHE_DIR)
+    .addHelpText("after", "\nExample:\n  pilotlight image unmount /mnt/worker")
+    .action(
+      act<GlobalOptions & { cache: string }>(async (context, { cache }, directory = "") => {
+        await (await operations()).unmount(context, directory, cache);
+      }),
+    );
+
+export const imageCommand = (act: Act): Command => {
+  const image = new Command("image").description(
+    "Images: convert, list, inspect, verify, profile, mount, gc.",
+  );
+  for (const command of [
+    convertCommand,
+    listCommand,
+    inspectCommand,
+    verifyCommand,
+    profileCommand,
+    mountCommand,
+    unmountCommand,
+    garbageCommand,
+  ])
+    image.addCommand(command(act));
+  return image;
+};

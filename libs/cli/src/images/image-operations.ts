@@ -1,37 +1,22 @@
-// Images in the bucket: converted by the platform, looked into, checked and mounted here. Loaded only when it is used.
+// Images of the platform and in the bucket: converted by the platform, looked into and mounted here. Loaded only when it is used.
 import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ImageView } from "@pilotlight/control-api";
 import { PlatformError } from "@pilotlight/errors";
-import { openImagefs } from "@pilotlight/imagefs";
-import { type ObjectStore, openStore } from "@pilotlight/object-store";
+import { openImagefs, profilesOf } from "@pilotlight/imagefs";
+import { parseImageConfig, runConfigOf } from "@pilotlight/oci";
 import type { Context } from "../context.ts";
-import { bucketOf } from "../endpoints.ts";
 import { Unsuccessful } from "../exit-codes.ts";
 import { formatBytes, formatDuration, formatPercent, formatProgress } from "../text/format.ts";
 import { createLiveView } from "../view/live-view.ts";
-import { describeImage, findImage, verifyImage } from "./stored-image.ts";
+import { findImage, type Stored, withBucket } from "./stored-image.ts";
 
 const LOOK_INTERVAL_MS = 200;
 
-/** Which image, in which bucket. */
-export type Stored = { digest: string; bucket: string | undefined };
-
-const shown = (name: string, value: string | number): string =>
-  typeof value === "number" && name.endsWith("Bytes") ? formatBytes(value) : String(value);
-
-async function withBucket(
-  context: Context,
-  uri: string | undefined,
-  use: (bucket: ObjectStore) => Promise<void>,
-): Promise<void> {
-  const bucket = openStore(bucketOf(context.endpoints, uri));
-  try {
-    await use(bucket);
-  } finally {
-    await bucket.close();
-  }
-}
+const shown = (name: string, value: unknown): string => {
+  if (typeof value === "number" && name.endsWith("Bytes")) return formatBytes(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+};
 
 /** Has an image converted and shows how far it is. */
 export async function convert(
@@ -78,55 +63,22 @@ function conversionLine({ image, progress }: ImageView) {
   };
 }
 
-/** Checks every chunk of an image. */
-export const verify = (context: Context, { digest, bucket }: Stored): Promise<void> =>
-  withBucket(context, bucket, (store) => verifyIn(context, store, digest));
-
-async function verifyIn(context: Context, bucket: ObjectStore, digest: string): Promise<void> {
-  const { terminal } = context;
-  const image = await findImage(bucket, digest, terminal.interrupted);
-  const view = createLiveView(terminal);
-  const startedAt = Date.now();
-  const result = await verifyImage(bucket, image, {
-    signal: terminal.interrupted,
-    onProgress: (bytesDone, bytesTotal) => {
-      const bytesPerSecond = bytesDone / Math.max(0.001, (Date.now() - startedAt) / 1_000);
-      const tenths = Math.floor((bytesDone / Math.max(1, bytesTotal)) * 10) / 10;
-      view.show([
-        {
-          key: "verify",
-          text: `checking  ${formatProgress({ bytesDone, bytesTotal, bytesPerSecond })}`,
-          fact: `checking, ${formatPercent(tenths)}`,
-        },
-      ]);
-    },
-  });
-  view.end();
-  context.show(result, () => [
-    ...result.bad.map((one) => `chunk ${one.chunk} in ${one.object}: ${one.why}`),
-    `${result.chunks} chunks, ${formatBytes(result.bytes)}: ${result.bad.length === 0 ? "all as they should be" : `${result.bad.length} wrong`}`,
-  ]);
-  if (result.bad.length > 0)
-    throw new Unsuccessful(
-      `${image.manifest.manifestDigest} is damaged: delete it and convert the image again`,
-    );
-}
-
 /** Mounts an image here. */
 export const mount = (
   context: Context,
-  { digest, bucket }: Stored,
+  stored: Stored,
   options: { directory: string; cache: string; method: "auto" | "fanotify" | "fuse" | "extract" },
 ): Promise<void> =>
-  withBucket(context, bucket, async (store) => {
-    const { manifest } = await findImage(store, digest);
-    const imagefs = openImagefs({ cacheDir: resolve(options.cache) });
+  withBucket(context, stored.bucket, async (bucket) => {
+    const { manifest } = await findImage(context, bucket, stored);
+    const imagefs = openImagefs({ cacheDir: resolve(context.terminal.cwd, options.cache) });
     const { root, method } = await imagefs.mount({
-      bucket: store,
+      bucket,
       manifestDigest: manifest.manifestDigest,
       mountpoint: resolve(context.terminal.cwd, options.directory),
       method: options.method,
     });
+    await imagefs.close();
     context.show({ root, method, manifestDigest: manifest.manifestDigest }, () => [
       `${manifest.manifestDigest} is at ${root} (${method})`,
       ...(method === "extract" ? [] : [`  pilotlight image unmount ${options.directory}`]),
@@ -136,14 +88,36 @@ export const mount = (
 /** Takes a mount away. */
 export async function unmount(context: Context, directory: string, cache: string): Promise<void> {
   const mountpoint = resolve(context.terminal.cwd, directory);
-  await openImagefs({ cacheDir: resolve(cache) }).unmount(mountpoint);
+  const imagefs = openImagefs({ cacheDir: resolve(context.terminal.cwd, cache) });
+  await imagefs.unmount(mountpoint);
+  await imagefs.close();
   context.show({ mountpoint }, () => [`${mountpoint} is unmounted`]);
 }
 
 /** Shows what an image consists of. */
-export const inspect = (context: Context, { digest, bucket }: Stored): Promise<void> =>
-  withBucket(context, bucket, async (store) => {
-    const description = describeImage(await findImage(store, digest));
+export const inspect = (context: Context, stored: Stored): Promise<void> =>
+  withBucket(context, stored.bucket, async (bucket) => {
+    const { manifest, index } = await findImage(context, bucket, stored);
+    const { entrypoint, cmd, env, user, workingDir } = runConfigOf(
+      parseImageConfig(Buffer.from(manifest.ociConfig)),
+    );
+    const description = {
+      manifestDigest: manifest.manifestDigest,
+      imageId: manifest.imageId,
+      platform: manifest.platform,
+      files: manifest.sizes.files,
+      contentBytes: manifest.sizes.contentBytes,
+      dataBytes: manifest.sizes.dataBytes,
+      storedBytes: manifest.sizes.wireBytes,
+      metadataBytes: manifest.sizes.metadataBytes,
+      chunks: index.blobs.reduce((sum, blob) => sum + blob.chunks.length, 0),
+      packs: index.packs.length,
+      command: [...entrypoint, ...cmd],
+      env,
+      user,
+      workingDir,
+      profiles: await profilesOf(bucket, manifest.manifestDigest),
+    };
     context.show(description, () =>
       Object.entries(description).map(([name, value]) => `${name.padEnd(16)} ${shown(name, value)}`),
     );

@@ -1,9 +1,9 @@
 // `EnsureImage`: converts if need be, with progress, then tells what to mount.
 import type { EnsureImageRequest, EnsureImageResponseSchema, MessageInitShape } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
+import type { ConvertProgress } from "@pilotlight/image-conversion";
 import { formatPlatform, hostPlatform } from "@pilotlight/oci";
 import type { CallContext } from "@pilotlight/service";
-import type { ConvertProgress } from "../domain/index.ts";
 import type { ConversionRunner } from "../runner.ts";
 
 type Response = MessageInitShape<typeof EnsureImageResponseSchema>;

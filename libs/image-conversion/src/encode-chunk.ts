@@ -1,6 +1,6 @@
 // What becomes of one chunk: its identity, and the form in which it is stored if it has to be.
 import type { ChunkEncoding } from "@pilotlight/image-format";
-import { sha256, zstdFrame } from "../adapters/codec.ts";
+import { sha256, zstdFrame } from "./codec.ts";
 
 export type EncodedChunk = { sha256: Buffer; rawLength: number; encoding: ChunkEncoding; wire: Buffer };
 

@@ -14,8 +14,8 @@ import {
 } from "@pilotlight/imagefs";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { nodeBinary, writeNodeImage } from "../testing/demo-image.ts";
 import { type ConvertedImage, convertImage } from "./index.ts";
+import { nodeBinary, writeNodeImage } from "./testing/demo-image.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "mounting-"));
 const PROGRAM = `
@@ -101,7 +101,7 @@ describe("without root", () => {
         const out = execFileSync(
           nodeBinary(),
           [
-            join(import.meta.dirname, "../testing/run-unprivileged.ts"),
+            join(import.meta.dirname, "./testing/run-unprivileged.ts"),
             `file://${join(scratch, "bucket")}`,
             image.manifestDigest,
             join(home, `cache-${hidden}`),

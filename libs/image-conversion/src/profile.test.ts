@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { entryName, type Imagefs, launch, type Mount, openImagefs } from "@pilotlight/imagefs";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { nodeBinary, writeNodeImage } from "../testing/demo-image.ts";
 import { type ConvertedImage, convertImage } from "./index.ts";
+import { nodeBinary, writeNodeImage } from "./testing/demo-image.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "profile-"));
 const probe = await openImagefs({ cacheDir: join(scratch, "probe") }).probe();

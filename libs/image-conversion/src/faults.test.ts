@@ -10,8 +10,8 @@ import { type Imagefs, type Mount, openImagefs } from "@pilotlight/imagefs";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
 import { hostPlatform, writeOciLayout } from "@pilotlight/oci";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type BucketServer, type Fault, startBucketServer } from "../testing/bucket-server.ts";
 import { type ConvertedImage, convertImage } from "./index.ts";
+import { type BucketServer, type Fault, startBucketServer } from "./testing/bucket-server.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "faults-"));
 const BIG_BYTES = 12_345_678;
@@ -89,11 +89,12 @@ describe.each<{ method: "fanotify" | "fuse"; blockDevices: boolean }>([
     await imagefs?.stop();
     const left = readFileSync("/proc/self/mountinfo", "utf8")
       .split("\n")
+      .filter((line) => line.includes(scratch))
       .filter((line) => line.includes(`-${name}-${number} `) || line.includes(`-${name}-${number}/`));
     expect(left).toEqual([]);
     expect(
       readdirSync("/proc").filter(
-        (pid) => /^\d+$/.test(pid) && commandLine(pid).includes(join(scratch, `cache-${name}-${number}/`)),
+        (pid) => /^\d+$/.test(pid) && commandLine(pid).includes(join(scratch, `cache-${name}-${number} `)),
       ),
     ).toEqual([]);
   });

@@ -91,6 +91,11 @@ async function verifyPack(
     const wire = pack.subarray(chunk.packOffset, chunk.packOffset + chunk.wireLength);
     if (wire.length !== chunk.wireLength)
       throw new PlatformError("corrupt", `it ends at ${pack.length}, before a chunk at ${chunk.packOffset}`);
-    decodeChunk(chunk, wire);
+    try {
+      decodeChunk(chunk, wire);
+    } catch (error) {
+      const name = chunk.sha256.toString("hex").slice(0, 12);
+      report.problems.push(`chunk ${name} in ${key}: ${toPlatformError(error).message}`);
+    }
   }
 }
