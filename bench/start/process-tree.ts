@@ -17,7 +17,7 @@ function statOf(pid: number): Stat | undefined {
     // Fields 14 and 15 (user and system time) and 24 (resident pages) of proc(5), counted from field 3 here.
     return {
       pid,
-      name: text.slice(text.indexOf("(") + 1, close),
+      name: programOf(pid) ?? text.slice(text.indexOf("(") + 1, close),
       parent: Number(fields[1]),
       cpuTicks: Number(fields[11]) + Number(fields[12]),
       rssPages: Number(fields[21]),
@@ -25,6 +25,14 @@ function statOf(pid: number): Stat | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What a person would call it: of Node the script and its folder, e.g. `gateway/dist/main.js`. */
+function programOf(pid: number): string | undefined {
+  const script = readFileSync(`/proc/${pid}/cmdline`, "utf8")
+    .split("\0")
+    .find((argument) => /\.(js|mjs|ts)$/.test(argument));
+  return script?.split("/").slice(-3).join("/");
 }
 
 /** Every living descendant of `root`, itself included. Processes whose parent died are found by `also`. */

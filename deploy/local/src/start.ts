@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { toPlatformError } from "@pilotlight/errors";
 import { ROOT } from "./checkout.ts";
-import { createDemo } from "./demo.ts";
 import { type Platform, startPlatform } from "./platform.ts";
 import { say, show, step } from "./terminal.ts";
 import { ensureWorkerImage } from "./worker-image.ts";
@@ -96,6 +95,8 @@ try {
 }
 
 async function runDemo(running: Platform): Promise<void> {
+  // Loaded only when it runs: what it needs would stay in memory as long as the platform.
+  const { createDemo } = await import("./demo.ts");
   const demo = createDemo(running.endpoints, running.bucket.environment, show);
   await step("models: safetensors repositories in the bucket", demo.addModels);
   await step("$ pilotlight deploy examples/chat/app.yaml", async () => show(await demo.deploy()));

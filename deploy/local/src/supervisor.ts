@@ -9,7 +9,7 @@ import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "nod
 import net from "node:net";
 import { join } from "node:path";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 
 export type ProcessSpec = {
   name: string;

@@ -7,7 +7,6 @@ import { mkdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { PlatformError } from "@pilotlight/errors";
-import { hostPlatform, MERGED_USR_LINKS, sharedLibrarySources, writeOciLayout } from "@pilotlight/oci";
 import { ROOT } from "./checkout.ts";
 
 const WORKER = join(ROOT, "services/worker");
@@ -29,6 +28,10 @@ export async function ensureWorkerImage(directory: string): Promise<{ reference:
   const layout = join(directory, `worker-${key.slice(0, 16)}`);
   const reference = `oci://${layout}:${TAG}`;
   if (existsSync(join(layout, "index.json"))) return { reference, made: false };
+  // Loaded only when an image is made.
+  const { hostPlatform, MERGED_USR_LINKS, sharedLibrarySources, writeOciLayout } = await import(
+    "@pilotlight/oci"
+  );
   const scratch = `${layout}.${process.pid}`;
   await mkdir(directory, { recursive: true });
   await writeOciLayout({

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import type { Terminal } from "./terminal.ts";
 
 export type Endpoints = { controlUrl: string; gatewayUrl: string; bucketUri: string | null };

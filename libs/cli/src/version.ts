@@ -1,6 +1,6 @@
 // The version of this program.
 import { readFileSync } from "node:fs";
-import { z } from "zod";
+import * as z from "zod";
 
 const manifest = z.object({ version: z.string() });
 

@@ -1,6 +1,6 @@
 // A typed client of control's HTTP API. Answers are checked against the schemas; errors come back as the platform's own.
 import { ERROR_CODES, type ErrorCode, PlatformError, toPlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import {
   activation,
   applicationDetail,

@@ -1,6 +1,6 @@
 // The resources of the API, each as one schema. Instants are epoch ms (`…At`), durations ms (`…Ms`), sizes bytes.
 // Absent is null, never left out.
-import { z } from "zod";
+import * as z from "zod";
 
 const at = z.number().describe("Epoch ms.");
 const bytes = z.number().int().min(0);

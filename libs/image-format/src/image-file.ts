@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { constants as zlib, zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import { encodeIndex, type ImageIndex, imageIdentity, parseIndex } from "./image-index.ts";
 
 export const IMAGE_VERSION = 1;

@@ -5,7 +5,7 @@
 //   Q2. The order is that of the last start that touched the page.
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import { BLOCK_BYTES } from "./chunker.ts";
 import { BLOB_KINDS, type ImageIndex } from "./image-index.ts";
 

@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 
 export const RECORD_FILE = "pilotlight.json";
 export const RECORD_BYTES_MAX = 32 * 1024 * 1024;

@@ -3,7 +3,7 @@
 // Source: https://github.com/opencontainers/image-spec (manifest.md, image-index.md, config.md).
 import { createHash } from "node:crypto";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import { DIGEST_PATTERN } from "./reference.ts";
 
 export const MEDIA_TYPES = {

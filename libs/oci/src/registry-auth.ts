@@ -2,7 +2,7 @@
 // Source: https://distribution.github.io/distribution/spec/auth/token/ and RFC 7235.
 import { readFile } from "node:fs/promises";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 
 export type RegistryCredentials = { username: string; password: string };
 

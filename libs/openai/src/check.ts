@@ -1,6 +1,6 @@
 // Checks a request body and names the field that is wrong, the way clients of the API expect it (`param`).
 import { PlatformError } from "@pilotlight/errors";
-import type { z } from "zod";
+import type * as z from "zod";
 import {
   type ChatCompletionRequest,
   type CompletionRequest,

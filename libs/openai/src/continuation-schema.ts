@@ -1,5 +1,5 @@
 // The fields by which gateway and worker continue a broken stream. They never leave the platform.
-import { z } from "zod";
+import * as z from "zod";
 import { OPENAI_LIMITS } from "./limits.ts";
 
 /** In a request: what the client has already got of the answer. */

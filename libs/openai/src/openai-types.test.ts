@@ -1,7 +1,7 @@
 // What we accept and what we answer, held against the official client's own types: a mismatch does not compile.
 import type OpenAI from "openai";
 import { expectTypeOf, test } from "vitest";
-import type { z } from "zod";
+import type * as z from "zod";
 import type {
   ChatCompletion,
   ChatCompletionChunk,

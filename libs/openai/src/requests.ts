@@ -1,7 +1,7 @@
 // Requests of the OpenAI API (https://platform.openai.com/docs/api-reference), as far as the platform has to understand
 // them. Known fields are checked; every other field passes through untouched to the engine, which may know more options
 // than anybody here (tool parsers, guided decoding, top_k, …). A migration was once abandoned because they did not.
-import { z } from "zod";
+import * as z from "zod";
 import { requestExtension } from "./continuation-schema.ts";
 import { OPENAI_LIMITS as LIMITS } from "./limits.ts";
 

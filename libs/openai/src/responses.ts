@@ -1,5 +1,5 @@
 // Answers of the OpenAI API, as workers write them and the gateway reads them. Loose, because an engine may add fields.
-import { z } from "zod";
+import * as z from "zod";
 import { chunkExtension } from "./continuation-schema.ts";
 
 const usage = z.looseObject({

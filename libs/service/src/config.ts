@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import { PlatformError } from "@pilotlight/errors";
 import { parse as parseYaml } from "yaml";
-import { z } from "zod";
+import * as z from "zod";
 
 /** One setting. `parse` turns a string of the environment or a value of the file into `T`. */
 export type Field<T> = {

@@ -11,7 +11,7 @@ import {
   withRequestId,
 } from "@pilotlight/telemetry";
 import { type FastifyInstance, type FastifyReply, fastify } from "fastify";
-import type { z } from "zod";
+import type * as z from "zod";
 
 export type HttpDoorOptions = {
   bodyBytesMax: number;

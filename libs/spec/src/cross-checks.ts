@@ -1,6 +1,6 @@
 // Rules between fields. They run even where a single field is wrong, so that one pass reports everything: a value
 // may therefore be anything, and a rule whose fields are missing or of another type simply does not apply.
-import type { z } from "zod";
+import type * as z from "zod";
 
 type Path = readonly (string | number)[];
 

@@ -1,5 +1,5 @@
 // The JSON Schema of the application file, made from the zod schema so that editors and the parser agree.
-import { z } from "zod";
+import * as z from "zod";
 import { applicationSchema } from "./schema.ts";
 
 /** The schema's text as it is committed: what people may write, so fields with a default are optional. */

@@ -3,7 +3,7 @@
 // The text is hostile: its size, its nesting and what its aliases expand to are bounded before anything is built
 // (a "billion laughs" file is a few hundred bytes). YAML 1.2 core schema: `no` is a word, not false.
 import { isCollection, isMap, isNode, isScalar, LineCounter, type Node, parseDocument } from "yaml";
-import { z } from "zod";
+import * as z from "zod";
 import { type Finding, findingsOf, formatPath, type Problem, type ProblemPath } from "./problem.ts";
 import { type Application, applicationSchema } from "./schema.ts";
 import { checkStructure, DEPTH_MAX } from "./structure.ts";

@@ -1,6 +1,6 @@
 // Turns what the schema objects to into sentences a person can act on: what is wrong, at which place, and what to do.
 import { distance } from "fastest-levenshtein";
-import type { z } from "zod";
+import type * as z from "zod";
 
 /** One thing that is wrong with an application file. Lines and columns count from 1. */
 export type Problem = {

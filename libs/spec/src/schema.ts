@@ -3,7 +3,7 @@
 // the docs: every field carries a description, and a description says the unit.
 //
 // Rules of one field (type, range, pattern) stand here; rules between fields in `cross-checks.ts`.
-import { z } from "zod";
+import * as z from "zod";
 import { checkApplication, checkDeployment } from "./cross-checks.ts";
 import { parseImage } from "./image.ts";
 import { parseModelSource } from "./model-source.ts";

@@ -37,8 +37,8 @@ export type Store = {
   close(): Promise<void>;
 };
 
-/** Idle connections are given back: an idle platform holds few backends. */
-const IDLE_TIMEOUT_S = 20;
+/** Idle connections are given back: what looks every few seconds (outbox, leadership) then keeps one, not all in turn. */
+const IDLE_TIMEOUT_S = 8;
 const CLOSE_TIMEOUT_S = 5;
 
 const connections = gauge({

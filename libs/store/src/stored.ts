@@ -1,6 +1,6 @@
 // Documents in JSON columns: the database does not know their shape, so it is checked when they are read.
 import { PlatformError } from "@pilotlight/errors";
-import type { z } from "zod";
+import type * as z from "zod";
 
 /**
  * A document as its type. Throws `corrupt` for one of another shape. `what`: the document in the words of the message,

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ERROR_CODES, type ErrorCode, PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 
 /** The processes are up within milliseconds; a loaded machine may take longer. */
 const START_TIMEOUT_MS = 10_000;

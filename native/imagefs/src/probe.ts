@@ -3,7 +3,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 
 export type MountMethod = "fanotify" | "fuse" | "extract";
 

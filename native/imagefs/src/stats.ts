@@ -1,5 +1,5 @@
 // What the handler reports about itself.
-import { z } from "zod";
+import * as z from "zod";
 
 const count = z.number().min(0);
 

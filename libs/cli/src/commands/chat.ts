@@ -1,7 +1,7 @@
 // `pilotlight chat`: one question to a model, the answer as it comes.
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { Command } from "commander";
-import { z } from "zod";
+import * as z from "zod";
 import type { Act } from "../cli.ts";
 import { type Context, type GlobalOptions, wholeNumber } from "../context.ts";
 

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { PlatformError } from "@pilotlight/errors";
 import { Command } from "commander";
-import { z } from "zod";
+import * as z from "zod";
 import type { Act } from "../cli.ts";
 import type { GlobalOptions } from "../context.ts";
 import { table } from "../text/table.ts";

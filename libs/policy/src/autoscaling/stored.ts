@@ -1,5 +1,5 @@
 // The autoscaler's state as a schema, for whoever keeps it and reads it back.
-import { z } from "zod";
+import * as z from "zod";
 import type { AutoscalingState } from "./types.ts";
 
 export const autoscalingStateSchema: z.ZodType<AutoscalingState> = z.strictObject({

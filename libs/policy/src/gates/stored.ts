@@ -1,5 +1,5 @@
 // The gates' data as a schema, for whoever keeps it and reads it back.
-import { z } from "zod";
+import * as z from "zod";
 import type { GateConfig, GateState, LatencyTestState, LogMoments, VersionCounters } from "./types.ts";
 
 const moments: z.ZodType<LogMoments> = z.strictObject({

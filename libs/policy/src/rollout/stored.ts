@@ -1,5 +1,5 @@
 // A rollout's plan and state as schemas, for whoever keeps them and reads them back.
-import { z } from "zod";
+import * as z from "zod";
 import { gateConfigFields, gateStateSchema } from "../gates/stored.ts";
 import type { RollbackReason, RolloutPlan, RolloutState } from "./types.ts";
 

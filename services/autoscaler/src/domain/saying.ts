@@ -1,6 +1,6 @@
 // What is said about a decision, and whether it is worth saying.
 import type { AutoscalingDecision } from "@pilotlight/policy";
-import { z } from "zod";
+import * as z from "zod";
 
 /** What was said last; kept between two decisions. */
 export const saidSchema = z.strictObject({

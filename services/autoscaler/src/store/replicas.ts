@@ -1,6 +1,6 @@
 // The places that are taken.
 import { readStored, type Sql, type Transaction } from "@pilotlight/store";
-import { z } from "zod";
+import * as z from "zod";
 import type { ReplicaRow } from "../domain/replica.ts";
 
 type Stored = Omit<ReplicaRow, "devices" | "decidedAt" | "stagedAt" | "readyAt"> & {

@@ -1,6 +1,6 @@
 // What was taken in already: for each source the ranges of its bytes. Batches of one source follow each other without gaps,
 // so its ranges melt into one, and a batch is recognised however late it comes again (I7, way in).
-import { z } from "zod";
+import * as z from "zod";
 
 type Range = [from: number, to: number];
 type Source = { ranges: Range[]; seenAt: number };

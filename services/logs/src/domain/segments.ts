@@ -5,7 +5,7 @@
 //   logs/v1/hour=2026-11-21T10/app=chat/<writer>-m<number>.parquet     those of an hour, merged
 //   logs/v1/day=2026-11-21/app=chat/<writer>-m<number>.parquet         those of a day, merged
 //   ….stats beside each: SegmentStats as JSON, written first
-import { z } from "zod";
+import * as z from "zod";
 import { Bloom } from "./bloom.ts";
 import type { Query } from "./query.ts";
 

@@ -5,7 +5,7 @@ import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { ReplicaAssignmentSchema, ReplicaPhase } from "@pilotlight/contracts";
 import { ERROR_CODES, type ErrorCode, toPlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
-import { z } from "zod";
+import * as z from "zod";
 import type { Replica } from "../domain/replica.ts";
 
 const FORMAT = 1;

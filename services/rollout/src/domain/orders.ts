@@ -7,7 +7,7 @@ import type {
   TrafficSetSchema,
 } from "@pilotlight/contracts";
 import type { RolloutAction } from "@pilotlight/policy";
-import { z } from "zod";
+import * as z from "zod";
 
 const boundSchema = z.strictObject({
   version: z.number(),

@@ -1,7 +1,7 @@
 // Applications as the rollout coordinator knows them: what is wanted, what serves, what was ordered.
 import { type ApplicationSpec, ApplicationSpecSchema, fromBinary, toBinary } from "@pilotlight/contracts";
 import { readStored, type Sql, type Transaction } from "@pilotlight/store";
-import { z } from "zod";
+import * as z from "zod";
 import type { AutoscalerWord } from "../domain/heard.ts";
 import { noOrders, type Orders, ordersSchema, type Specs } from "../domain/orders.ts";
 

@@ -9,7 +9,7 @@ import {
 } from "@pilotlight/control-api";
 import { PlatformError } from "@pilotlight/errors";
 import { formatProblem, parseApplication } from "@pilotlight/spec";
-import { z } from "zod";
+import * as z from "zod";
 import { waterfallOf } from "../../domain/views.ts";
 import type { World } from "../../domain/world.ts";
 import { deleteApplication } from "../../operations/delete-application.ts";

@@ -1,7 +1,7 @@
 // Why the autoscaler did what it did; asked of the autoscaler itself.
 import { type DecisionRecord, timestampMs } from "@pilotlight/contracts";
 import { type DecisionView, decision, replay } from "@pilotlight/control-api";
-import { z } from "zod";
+import * as z from "zod";
 import type { Peers } from "../../adapters/peers.ts";
 import { type ApiDoor, ERRORS } from "./door.ts";
 

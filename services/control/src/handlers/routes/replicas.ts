@@ -1,7 +1,7 @@
 // One replica and its cold start.
 import { type ReplicaView, replica, waterfall } from "@pilotlight/control-api";
 import { PlatformError } from "@pilotlight/errors";
-import { z } from "zod";
+import * as z from "zod";
 import { waterfallOf } from "../../domain/views.ts";
 import type { World } from "../../domain/world.ts";
 import { findReplica } from "../../store/replicas.ts";

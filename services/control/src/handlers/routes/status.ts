@@ -4,7 +4,7 @@ import { EVENTS } from "@pilotlight/contracts";
 import { image, node, rollout, status, weights } from "@pilotlight/control-api";
 import { PlatformError } from "@pilotlight/errors";
 import { parseImage } from "@pilotlight/spec";
-import { z } from "zod";
+import * as z from "zod";
 import type { Peers } from "../../adapters/peers.ts";
 import { imageWantedView } from "../../domain/views.ts";
 import type { World } from "../../domain/world.ts";

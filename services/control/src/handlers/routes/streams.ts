@@ -15,7 +15,7 @@ import type { LogLineView, TailedEvent } from "@pilotlight/control-api";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { counter } from "@pilotlight/telemetry";
 import type { FastifyReply } from "fastify";
-import { z } from "zod";
+import * as z from "zod";
 import type { Peers } from "../../adapters/peers.ts";
 import { logLevelName, logLevelOf } from "../../domain/wire-names.ts";
 import type { ApiDoor } from "./door.ts";
