@@ -20,5 +20,6 @@ export {
   type ServerProcessOptions,
   startServerProcess,
 } from "./processes.ts";
+export { ensurePythonVenv } from "./python.ts";
 export { ensureVersitygw, startVersitygw, type VersitygwOptions, type VersitygwServer } from "./versitygw.ts";
 export { installFromWheel, unpackWheel, type Wheel } from "./wheels.ts";

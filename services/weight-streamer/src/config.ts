@@ -24,7 +24,11 @@ export const config = defineConfig("weight-streamer", {
     max: 2 ** 31,
   }),
   chunkBytes: bytes(8 * MIB, "Bytes of one request to the source.", { min: MIB, max: 256 * MIB }),
-  requestsMax: count(16, "Requests in flight per load.", { min: 1, max: 256 }),
+  requestsInitial: count(16, "Requests in flight when a load begins; more while more bring more.", {
+    min: 1,
+    max: 256,
+  }),
+  requestsMax: count(64, "Requests in flight per load at most.", { min: 1, max: 256 }),
   chunkDeadlineMs: durationMs(30_000, "One range must arrive within this; then it is asked for again.", {
     min: 100,
   }),

@@ -4,8 +4,7 @@ import { connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
 import { WeightStreamerService } from "@pilotlight/contracts";
 import { openStore } from "@pilotlight/object-store";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
-import { openRangeReader } from "./adapters/open-range-reader.ts";
-import { openSegmentFiles } from "./adapters/segment-files.ts";
+import { openRangeReader, openSegmentFiles } from "@pilotlight/weights";
 import { config } from "./config.ts";
 import { WeightCache } from "./domain/index.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
@@ -30,7 +29,8 @@ await runService({
         context.log.warn("weights go to disk: starts from there are slower", { reason }),
     });
     context.onStop("segments", () => segments.close());
-    const { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } = settings;
+    const { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } =
+      settings;
     const reader = openRangeReader({
       threads: requestsMax,
       silenceMs: chunkDeadlineMs,
@@ -40,7 +40,7 @@ await runService({
     const cache = new WeightCache({
       openStore,
       segments,
-      limits: { chunkBytes, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
+      limits: { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
       readRange: reader.readRange,
       revalidateMs,
       now: () => performance.now(),

@@ -4,7 +4,7 @@ import { type Bus, publish, publishSample } from "@pilotlight/bus";
 import { EVENTS } from "@pilotlight/contracts";
 import { toPlatformError } from "@pilotlight/errors";
 import { counter, histogram, LATENCY_BUCKETS_S, logger } from "@pilotlight/telemetry";
-import type { WeightsEvent } from "./domain/index.ts";
+import type { WeightsEvent } from "@pilotlight/weights";
 import { type LoadReporter, wireProgress } from "./handlers/load-weights.ts";
 
 const fetched = counter({

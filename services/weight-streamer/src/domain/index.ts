@@ -1,3 +1,2 @@
 // The weight streamer's domain: a node's weights, each byte fetched once, handed out tensor by tensor.
-export type { WeightsEvent } from "./events.ts";
 export { WeightCache } from "./weight-cache.ts";

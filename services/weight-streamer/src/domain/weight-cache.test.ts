@@ -6,12 +6,17 @@ import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { S3_START_TIMEOUT_MS, startS3Server } from "@pilotlight/object-store/testing";
+import {
+  openRangeReader,
+  openSegmentFiles,
+  readRange,
+  type SegmentFilesOptions,
+  type WeightsEvent,
+} from "@pilotlight/weights";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { openRangeReader } from "../adapters/open-range-reader.ts";
-import { openSegmentFiles, type SegmentFilesOptions } from "../adapters/segment-files.ts";
-import type { TensorReady, WeightsEvent } from "./events.ts";
-import { readRange } from "./range-reader.ts";
 import { type Lease, WeightCache, type WeightCacheOptions } from "./weight-cache.ts";
+
+type TensorReady = Extract<WeightsEvent, { kind: "tensor" }>;
 
 const MiB = 1024 * 1024;
 /** Outside file:// so that bytes are moved; 11 MB in three shards, with checksums. */
@@ -83,7 +88,13 @@ describe.each([
       openStore: (uri) =>
         openStore(uri, { retry: { attemptsMax: 3, initialDelayMs: 1, delayMsMax: 5 }, idleTimeoutMs: 2000 }),
       segments: maker,
-      limits: { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 5000, chunkAttemptsMax: 3 },
+      limits: {
+        chunkBytes: 4 * MiB,
+        requestsInitial: 4,
+        requestsMax: 4,
+        chunkDeadlineMs: 5000,
+        chunkAttemptsMax: 3,
+      },
       readRange: rangeReader,
       revalidateMs: 1000,
       now: () => performance.now(),
@@ -336,7 +347,13 @@ describe.each([
         response.writeHead(206, headersFor(request, file).headers);
         response.write(Buffer.alloc(10));
       };
-      const limits = { chunkBytes: 4 * MiB, requestsMax: 4, chunkDeadlineMs: 200, chunkAttemptsMax: 2 };
+      const limits = {
+        chunkBytes: 4 * MiB,
+        requestsInitial: 4,
+        requestsMax: 4,
+        chunkDeadlineMs: 200,
+        chunkAttemptsMax: 2,
+      };
       await expect(makeCache({}, { limits }).prefetch(source())).rejects.toMatchObject({
         code: "deadlineExceeded",
       });

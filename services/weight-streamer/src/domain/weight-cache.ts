@@ -3,38 +3,37 @@
 //   C1. One flight per source at a time; whoever asks joins it.
 //   C2. Held weights are served again only if the source still has the same objects; when the source cannot be asked,
 //       they are (a bucket's outage stops no replica that the node can start by itself).
+//   C4. Weights that nobody uses are copied to disk while there is room, so that giving up their memory costs a slower start,
+//       not a second fetch. A copy holds what was checked before.
 //   C3. A lease pins its weights: they are not removed before it is released. The last lease on an unfinished flight
 //       cancels it when released.
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectInfo, ObjectStore } from "@pilotlight/object-store";
-import type { WeightsEvent } from "./events.ts";
-import { Flight, type FlightLimits } from "./flight.ts";
-import type { RangeReader, SegmentSet } from "./ports.ts";
-import { fingerprint, listObjects, type Repository, readRepository } from "./repository.ts";
+import {
+  Flight,
+  type FlightLimits,
+  fingerprint,
+  listObjects,
+  type RangeReader,
+  type Relay,
+  readRepository,
+  type SegmentMaker,
+  type SegmentSet,
+  type WeightsEvent,
+} from "@pilotlight/weights";
 
 export type WeightCacheOptions = {
   openStore: (source: string) => ObjectStore;
   segments: SegmentMaker;
   limits: FlightLimits;
   readRange: RangeReader;
+  /** Other nodes that have the weights of this fingerprint; absent: only the source is asked. */
+  relayOf?: (fingerprint: string) => Relay;
+  /** Told when weights of this fingerprint begin to come, are complete, and are gone. */
+  onHeld?: (fingerprint: string, held: "loading" | "complete" | "gone") => void;
   /** How long a source may take to say whether held weights are still current. */
   revalidateMs: number;
   now: () => number;
-};
-
-/** Makes room and files for a repository. */
-export type SegmentMaker = {
-  /**
-   * Segments for the repository's files. Where room is short, `evict` is called for the oldest unpinned weights of a
-   * place until it returns false. Throws resourceExhausted when they fit nowhere.
-   */
-  create(
-    repository: Repository,
-    store: ObjectStore,
-    evict: (place: "memory" | "disk") => boolean,
-  ): Promise<SegmentSet>;
-  /** Bytes held and allowed in shared memory. */
-  usage(): { bytesUsed: number; bytesMax: number };
 };
 
 /** A replica's hold on weights. */
@@ -47,11 +46,18 @@ export type Lease = {
 
 export type HeldWeights = { source: string; bytes: number; pins: number; complete: boolean };
 
+/** A range that another node may read: the file it lies in. */
+export type SharedRange = { path: string; bytes: number };
+
 type Entry = {
   source: string;
   fingerprint: string;
   store: ObjectStore;
   flight: Flight;
+  /** The same bytes on disk: being made, or made. */
+  copy:
+    | { stop: AbortController; done: Promise<SegmentSet | undefined>; set: SegmentSet | undefined }
+    | undefined;
   pins: number;
   /** Grows with every use: the smallest is the least recently used. */
   usedAt: number;
@@ -107,6 +113,27 @@ export class WeightCache {
     });
   }
 
+  /**
+   * Where a range of these weights lies, once it is there; undefined when the node has not got it within the signal's time. For
+   * other nodes: what is read there is what was checked here.
+   */
+  async share(
+    fingerprint: string,
+    file: number,
+    range: { offset: number; length: number },
+    signal: AbortSignal,
+  ): Promise<SharedRange | undefined> {
+    const entry = [...this.#entries].find(
+      (entry) => entry.fingerprint === fingerprint && !entry.flight.failed,
+    );
+    const weights = entry?.flight.repository.weights[file];
+    if (entry === undefined || weights === undefined) return undefined;
+    if (range.offset + range.length > weights.bytes) return undefined;
+    if (!(await entry.flight.has(file, range.offset, range.length, signal))) return undefined;
+    const path = entry.flight.segments.segments[file]?.path;
+    return path === undefined ? undefined : { path, bytes: weights.bytes };
+  }
+
   usage(): { bytesUsed: number; bytesMax: number } {
     return this.#options.segments.usage();
   }
@@ -156,17 +183,35 @@ export class WeightCache {
     objects: Map<string, ObjectInfo>,
     signal: AbortSignal,
   ): Promise<Entry> {
-    const { limits, readRange, now, segments: maker } = this.#options;
-    const repository = await readRepository(store, objects, signal);
-    const segments = await maker.create(repository, store, (place) => this.#evictOldest(place));
-    const flight = new Flight({ repository, store, segments, limits, readRange, now });
-    const entry: Entry = { source, fingerprint: fingerprint(objects), store, flight, pins: 0, usedAt: 0 };
-    this.#entries.add(entry);
-    void flight.done.then(() => {
-      if (flight.failed) return this.#remove(entry);
-      return store.close();
-    });
-    return entry;
+    const { limits, readRange, now, segments: maker, relayOf, onHeld } = this.#options;
+    const print = fingerprint(objects);
+    // Said before anything is read: the other nodes' answers come while the headers do.
+    onHeld?.(print, "loading");
+    try {
+      const repository = await readRepository(store, objects, signal);
+      const segments = await maker.create(repository, store, (place) => this.#evictOldest(place));
+      const relay = relayOf?.(print);
+      const flight = new Flight({ repository, store, segments, limits, readRange, relay, now });
+      const entry: Entry = {
+        source,
+        fingerprint: print,
+        store,
+        flight,
+        copy: undefined,
+        pins: 0,
+        usedAt: 0,
+      };
+      this.#entries.add(entry);
+      void flight.done.then(() => {
+        if (flight.failed) return this.#remove(entry);
+        onHeld?.(print, "complete");
+        return store.close();
+      });
+      return entry;
+    } catch (error) {
+      this.#tellGone(print);
+      throw error;
+    }
   }
 
   async #isCurrent(entry: Entry): Promise<boolean> {
@@ -184,27 +229,67 @@ export class WeightCache {
 
   #unpin(entry: Entry): void {
     entry.pins -= 1;
-    if (entry.pins === 0 && !entry.flight.landed) void this.#remove(entry);
+    if (entry.pins > 0) return;
+    if (entry.flight.landed) this.#copyToDisk(entry);
+    else void this.#remove(entry);
   }
 
-  #evictOldest(place: "memory" | "disk"): boolean {
-    const candidates = [...this.#entries].filter(({ pins, flight }) => {
-      return (
-        pins === 0 && flight.landed && flight.segments.segments.some((segment) => segment.place === place)
-      );
+  /** In the background; whoever needs the memory meanwhile does not wait for it (C4). */
+  #copyToDisk(entry: Entry): void {
+    if (entry.copy !== undefined || !this.#entries.has(entry)) return;
+    const stop = new AbortController();
+    const done = this.#options.segments
+      .copyToDisk(entry.flight.segments, () => this.#evictOldest("disk"), stop.signal)
+      // Without a copy the weights are fetched again when they are wanted again: nothing is lost.
+      .catch(() => undefined);
+    const copy: NonNullable<Entry["copy"]> = { stop, done, set: undefined };
+    entry.copy = copy;
+    void done.then((set) => {
+      if (set === undefined || entry.copy !== copy) set?.remove();
+      else copy.set = set;
     });
-    const oldest = candidates.sort((a, b) => a.usedAt - b.usedAt)[0];
+  }
+
+  /** Gives up the memory or the disk of what was longest not used. False: nothing more can be given up. */
+  #evictOldest(place: "memory" | "disk"): boolean {
+    const oldest = [...this.#entries]
+      .filter(({ pins, flight, copy }) => {
+        if (pins > 0 || !flight.landed) return false;
+        return isIn(flight.segments, place) || (place === "disk" && copy?.set !== undefined);
+      })
+      .sort((a, b) => a.usedAt - b.usedAt)[0];
     if (oldest === undefined) return false;
-    this.#entries.delete(oldest);
-    oldest.flight.segments.remove();
+    const { flight, copy } = oldest;
+    if (place === "memory" && copy?.set !== undefined) {
+      flight.moveTo(copy.set);
+      oldest.copy = undefined;
+    } else if (place === "disk" && !isIn(flight.segments, "disk")) {
+      copy?.set?.remove();
+      oldest.copy = undefined;
+    } else void this.#remove(oldest);
     return true;
   }
 
   async #remove(entry: Entry): Promise<void> {
     if (!this.#entries.delete(entry)) return;
-    entry.flight.cancel();
-    await entry.flight.done;
-    entry.flight.segments.remove();
-    await entry.store.close();
+    const { flight, copy, store } = entry;
+    flight.cancel();
+    copy?.stop.abort();
+    entry.copy = undefined;
+    copy?.set?.remove();
+    // What has landed gives its room back at once: somebody may be waiting for it.
+    if (flight.landed) flight.segments.remove();
+    this.#tellGone(entry.fingerprint);
+    await Promise.all([flight.done, copy?.done]);
+    flight.segments.remove();
+    await store.close();
+  }
+
+  #tellGone(fingerprint: string): void {
+    if ([...this.#entries].some((entry) => entry.fingerprint === fingerprint)) return;
+    this.#options.onHeld?.(fingerprint, "gone");
   }
 }
+
+const isIn = (set: SegmentSet, place: "memory" | "disk"): boolean =>
+  set.segments.some((segment) => segment.place === place);

@@ -2,7 +2,8 @@
 import type { LoadWeightsRequest, LoadWeightsResponseSchema, MessageInitShape } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
 import type { CallContext } from "@pilotlight/service";
-import type { WeightCache, WeightsEvent } from "../domain/index.ts";
+import { type Group, rankView, type WeightsEvent } from "@pilotlight/weights";
+import type { WeightCache } from "../domain/index.ts";
 
 type Response = MessageInitShape<typeof LoadWeightsResponseSchema>;
 
@@ -18,12 +19,15 @@ export async function* loadWeights(
       remedy: "Name a repository by URI.",
     });
   }
+  const { rank, ranks } = request;
+  let view = (event: WeightsEvent): WeightsEvent => event;
   const lease = cache.load(request.source);
   call.signal.addEventListener("abort", () => lease.release(), { once: true });
   try {
     for await (const event of lease.events) {
+      if (event.kind === "opened") view = slicing(event.files, { rank, ranks });
       report.event(request.source, event);
-      yield toWire(event);
+      yield toWire(view(event));
     }
     await untilAborted(call.signal);
   } catch (error) {
@@ -34,6 +38,15 @@ export async function* loadWeights(
   } finally {
     lease.release();
   }
+}
+
+/** Cuts tensors for the rank that asks; everything else passes. */
+function slicing(
+  files: ReadonlyMap<string, Uint8Array>,
+  group: Group,
+): (event: WeightsEvent) => WeightsEvent {
+  const view = rankView(files, group);
+  return (event) => (event.kind === "tensor" ? view(event) : event);
 }
 
 /** Told what happens, for events and logs. */
@@ -74,6 +87,9 @@ function toWire(event: WeightsEvent): Response {
             path: event.path,
             offset: BigInt(event.offset),
             length: BigInt(event.length),
+            runBytes: BigInt(event.runBytes),
+            strideBytes: BigInt(event.strideBytes),
+            runs: BigInt(event.runs),
           },
         },
       };

@@ -31,6 +31,18 @@ export declare type LoadWeightsRequest = Message<"pilotlight.api.v1.LoadWeightsR
    * @generated from field: string replica_id = 2;
    */
   replicaId: string;
+
+  /**
+   * Which rank of a tensor-parallel group asks, from 0, and how many there are. 0 ranks, or 1: everything is wanted whole.
+   *
+   * @generated from field: uint32 rank = 3;
+   */
+  rank: number;
+
+  /**
+   * @generated from field: uint32 ranks = 4;
+   */
+  ranks: number;
 };
 
 /**
@@ -119,7 +131,8 @@ export declare type WeightsOpened = Message<"pilotlight.api.v1.WeightsOpened"> &
 export declare const WeightsOpenedSchema: GenMessage<WeightsOpened>;
 
 /**
- * A tensor's bytes are complete and checked: map them.
+ * A tensor's bytes are complete and checked: map them. For a rank it is the rank's slice: `runs` pieces of `run_bytes`,
+ * `stride_bytes` apart; one piece for a whole tensor and for a division by rows.
  *
  * @generated from message pilotlight.api.v1.TensorReady
  */
@@ -137,6 +150,8 @@ export declare type TensorReady = Message<"pilotlight.api.v1.TensorReady"> & {
   dtype: string;
 
   /**
+   * Of the slice.
+   *
    * @generated from field: repeated uint64 shape = 3;
    */
   shape: bigint[];
@@ -149,14 +164,33 @@ export declare type TensorReady = Message<"pilotlight.api.v1.TensorReady"> & {
   path: string;
 
   /**
+   * Of the first piece.
+   *
    * @generated from field: uint64 offset = 5;
    */
   offset: bigint;
 
   /**
+   * Of all pieces.
+   *
    * @generated from field: uint64 length = 6;
    */
   length: bigint;
+
+  /**
+   * @generated from field: uint64 run_bytes = 7;
+   */
+  runBytes: bigint;
+
+  /**
+   * @generated from field: uint64 stride_bytes = 8;
+   */
+  strideBytes: bigint;
+
+  /**
+   * @generated from field: uint64 runs = 9;
+   */
+  runs: bigint;
 };
 
 /**

@@ -1,15 +1,18 @@
 // Segments as files: in shared memory first, on disk where that is too small, and for sources that are files on the
 // same file system without any copy, as another name (hard link) of the source's own file. Directories belong to one
 // streamer at a time; what a killed one left is removed when the next one starts.
+import { randomUUID } from "node:crypto";
 import {
   chownSync,
   closeSync,
+  createReadStream,
   fchownSync,
   ftruncateSync,
   linkSync,
   mkdirSync,
   openSync,
   readdirSync,
+  readSync,
   rmSync,
   statfsSync,
   statSync,
@@ -19,9 +22,8 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
-import type { Segment, SegmentSet } from "../domain/ports.ts";
-import type { Repository, WeightFile } from "../domain/repository.ts";
-import type { SegmentMaker } from "../domain/weight-cache.ts";
+import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
+import type { Repository, WeightFile } from "./repository.ts";
 
 export type SegmentPlace = {
   /** Created with mode 0750; nothing else may be kept in it. */
@@ -42,6 +44,8 @@ export type SegmentFilesOptions = {
   onFallback?: (reason: string) => void;
 };
 
+/** Read and written at once when weights move to disk. */
+const COPY_BYTES = 4 * 1024 * 1024;
 const LOCK_NAME = "owner.lock";
 
 /** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
@@ -102,6 +106,35 @@ class SegmentFiles implements SegmentMaker {
     );
   }
 
+  async copyToDisk(
+    set: SegmentSet,
+    evict: () => boolean,
+    signal: AbortSignal,
+  ): Promise<SegmentSet | undefined> {
+    if (!set.segments.some(({ place }) => place === "memory")) return undefined;
+    if (this.#makeRoom(this.#disk, set.bytes, evict) !== undefined) return undefined;
+    const sizes = set.segments.map(({ path }) => statSync(path).size);
+    const copy = this.#createIn(
+      this.#disk,
+      sizes.map((bytes) => ({ bytes })),
+    );
+    try {
+      for (const [i, segment] of copy.segments.entries()) {
+        const from = set.segments[i]?.path ?? "";
+        let offset = 0;
+        for await (const bytes of createReadStream(from, { highWaterMark: COPY_BYTES, signal })) {
+          segment.write(bytes, offset);
+          offset += bytes.byteLength;
+        }
+        segment.seal();
+      }
+      return copy;
+    } catch (error) {
+      copy.remove();
+      throw toPlatformError(error);
+    }
+  }
+
   close(): void {
     for (const place of [this.#memory, this.#disk]) {
       sweep(place.directory);
@@ -126,7 +159,7 @@ class SegmentFiles implements SegmentMaker {
     return bytes > free ? `${directory} has ${Math.max(0, free)} bytes free` : undefined;
   }
 
-  #createIn(place: Owned, weights: readonly WeightFile[]): SegmentSet {
+  #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
     const set = new FileSet(place, this.#options.readerGroupId);
     try {
       for (const { bytes } of weights) set.add(join(place.directory, `weights-${++this.#names}`), bytes);
@@ -159,7 +192,7 @@ class SegmentFiles implements SegmentMaker {
     const segments = paths.map((path): Segment => {
       return { path, place: "source", descriptor: undefined, write: nothing, filled: nothing, seal: nothing };
     });
-    return { segments, bytes: 0, remove };
+    return { segments, bytes: 0, scratch: () => undefined, remove };
   }
 }
 
@@ -201,6 +234,27 @@ class FileSet implements SegmentSet {
     ftruncateSync(descriptor, bytes);
   }
 
+  /** Its name goes at once: nothing of it is left behind, whatever happens. */
+  scratch(): Scratch {
+    const path = join(this.#place.directory, `scratch-${randomUUID()}`);
+    const descriptor = openSync(path, "wx+", 0o600);
+    rmSync(path);
+    const segment: Segment = {
+      path,
+      place: this.#place.kind,
+      descriptor,
+      write: (data, at) => writeFully(descriptor, data, at),
+      filled: nothing,
+      seal: nothing,
+    };
+    const copyTo = (to: Segment, offset: number, length: number): void => {
+      const bytes = new Uint8Array(length);
+      readFullySync(descriptor, bytes, offset);
+      to.write(bytes, offset);
+    };
+    return { segment, copyTo, close: () => closeSync(descriptor) };
+  }
+
   /** The names go; whoever has mapped the files keeps them until unmapping. */
   remove(): void {
     if (this.#removed) return;
@@ -217,6 +271,15 @@ class FileSet implements SegmentSet {
 function writeFully(descriptor: number, bytes: Uint8Array, offset: number): void {
   for (let done = 0; done < bytes.byteLength; ) {
     done += writeSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+  }
+}
+
+function readFullySync(descriptor: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.byteLength; ) {
+    const count = readSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+    if (count === 0)
+      throw new PlatformError("corrupt", "a scratch file is shorter than what was written to it");
+    done += count;
   }
 }
 

@@ -3,8 +3,8 @@
 import { PlatformError } from "@pilotlight/errors";
 import type { ByteSource, ObjectStore } from "@pilotlight/object-store";
 import type { Mover } from "@pilotlight/streamer";
-import type { BlockChecksums } from "../domain/checksums.ts";
-import type { RangeReader, RangeRequest } from "../domain/ports.ts";
+import type { BlockChecksums } from "./checksums.ts";
+import type { RangeReader, RangeRequest } from "./ports.ts";
 
 /** `fallback` is the reader that works for everything. */
 export function createNativeReader(mover: Mover, fallback: RangeReader): RangeReader {

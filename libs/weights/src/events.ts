@@ -1,7 +1,10 @@
 // What a load tells those who wait for it, in this order: opened, then tensors and progress, then complete.
 import type { Dtype } from "@pilotlight/safetensors";
 
-/** A tensor whose bytes are complete and checked. Map `path` and take `length` bytes from `offset`. */
+/**
+ * A tensor whose bytes are complete and checked: map `path` and take `runs` pieces of `runBytes`, the first at `offset`,
+ * `strideBytes` apart. A whole tensor is one piece.
+ */
 export type TensorReady = {
   kind: "tensor";
   name: string;
@@ -9,7 +12,11 @@ export type TensorReady = {
   shape: number[];
   path: string;
   offset: number;
+  /** Of all pieces. */
   length: number;
+  runBytes: number;
+  strideBytes: number;
+  runs: number;
 };
 
 export type WeightsEvent =

@@ -1,9 +1,9 @@
 // The fastest reader that this machine has: native where the addon is built, else the plain one, and said so.
 import { PlatformError } from "@pilotlight/errors";
 import { createMover, type MoverOptions } from "@pilotlight/streamer";
-import type { RangeReader } from "../domain/ports.ts";
-import { readRange } from "../domain/range-reader.ts";
 import { createNativeReader } from "./native-reader.ts";
+import type { RangeReader } from "./ports.ts";
+import { readRange } from "./range-reader.ts";
 
 export type OpenedReader = { readRange: RangeReader; close(): void };
 

@@ -1,6 +1,7 @@
 // What the domain needs from outside: places for bytes, and somebody who moves bytes into them.
 import type { ObjectStore } from "@pilotlight/object-store";
 import type { BlockChecksums } from "./checksums.ts";
+import type { Repository } from "./repository.ts";
 
 /** A file of shared memory or disk that holds one weights file, byte for byte. */
 export type Segment = {
@@ -18,7 +19,41 @@ export type Segment = {
 };
 
 /** All segments of one repository; removed together. */
-export type SegmentSet = { segments: Segment[]; bytes: number; remove(): void };
+export type SegmentSet = {
+  segments: Segment[];
+  bytes: number;
+  /** A place for bytes that may be thrown away; undefined where nothing is written. */
+  scratch(): Scratch | undefined;
+  remove(): void;
+};
+
+/** A nameless file beside the segments. */
+export type Scratch = {
+  segment: Segment;
+  /** Copies what was written at an offset to the same offset of a segment. */
+  copyTo(segment: Segment, offset: number, length: number): void;
+  close(): void;
+};
+
+/** Makes room and files for a repository. */
+export type SegmentMaker = {
+  /**
+   * Segments for the repository's files. Where room is short, `evict` is called for the oldest unpinned weights of a
+   * place until it returns false. Throws resourceExhausted when they fit nowhere.
+   */
+  create(
+    repository: Repository,
+    store: ObjectStore,
+    evict: (place: "memory" | "disk") => boolean,
+  ): Promise<SegmentSet>;
+  /**
+   * A copy of complete segments on disk, so that their memory can be given away. Undefined when there is no room for it even
+   * after evicting from disk, or nothing of it lies in memory.
+   */
+  copyToDisk(set: SegmentSet, evict: () => boolean, signal: AbortSignal): Promise<SegmentSet | undefined>;
+  /** Bytes held and allowed in shared memory. */
+  usage(): { bytesUsed: number; bytesMax: number };
+};
 
 /** What one range is. */
 export type RangeRequest = {

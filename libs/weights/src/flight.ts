@@ -1,0 +1,376 @@
+// One load of one repository: many ranges in flight into segments, tensors announced as they are complete. Any number
+// of readers follow the same flight from its beginning; what they read is kept once.
+//   W1. A tensor is announced only after every block it touches was fetched under the pinned ETag and matched its
+//       checksum where one is known (I6).
+//   W2. A flight that fails or is cancelled removes its segments.
+import { setTimeout as sleep } from "node:timers/promises";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import type { ObjectStore } from "@pilotlight/object-store";
+import { Bell } from "./bell.ts";
+import { type Chunk, cutIntoChunks, TensorTracker } from "./chunks.ts";
+import type { TensorReady, WeightsEvent } from "./events.ts";
+import { type Contender, HedgePolicy, hedged } from "./hedge.ts";
+import type { RangeReader, Scratch, Segment, SegmentSet } from "./ports.ts";
+import { type Peer, type Relay, RelayQueue } from "./relay.ts";
+import type { Repository, WeightFile } from "./repository.ts";
+import { arrived, refused, startWindow, type Window } from "./window.ts";
+
+export type FlightLimits = {
+  /** Bytes of one request; a multiple of the checksums' block. */
+  chunkBytes: number;
+  /** Requests at once, to begin with and at most. */
+  requestsInitial: number;
+  requestsMax: number;
+  /** One range must arrive within this; else it is asked for again. */
+  chunkDeadlineMs: number;
+  /** Attempts for one range, the first included. */
+  chunkAttemptsMax: number;
+};
+
+const RETRY_DELAY_MS = 200;
+/** What the far side says when it wants fewer requests. */
+const REFUSALS: readonly string[] = ["unavailable", "resourceExhausted"];
+const PROGRESS_INTERVAL_MS = 250;
+
+export type FlightParts = {
+  repository: Repository;
+  store: ObjectStore;
+  segments: SegmentSet;
+  limits: FlightLimits;
+  readRange: RangeReader;
+  /** Other nodes with the same weights; absent: the source alone is asked. */
+  relay?: Relay | undefined;
+  /** Milliseconds that only go forward. */
+  now: () => number;
+};
+
+/** What a load took so far. */
+export type FlightStats = {
+  /** Ranges asked for, of the source and of peers, repeated ones too. */
+  requests: number;
+  retries: number;
+  /** Of the requests: second ones for slow ranges. */
+  hedges: number;
+  bytesFromPeers: number;
+};
+
+type State = { kind: "flying" } | { kind: "landed" } | { kind: "failed"; error: PlatformError };
+
+export class Flight {
+  readonly repository: Repository;
+  #segments: SegmentSet;
+  readonly #parts: FlightParts;
+  readonly #stop = new AbortController();
+  readonly #tensors: TensorReady[] = [];
+  readonly #bell = new Bell();
+  readonly #startedAt: number;
+  /** Settles when the flight has landed or failed and nothing of it runs any more. Never rejects. */
+  readonly done: Promise<void>;
+  #state: State = { kind: "flying" };
+  readonly #hedging = new HedgePolicy();
+  readonly #arrived: Set<number>[];
+  #window: Window;
+  #bytesDone = 0;
+  #bytesFromPeers = 0;
+  #requests = 0;
+  #retries = 0;
+  #durationMs = 0;
+
+  constructor(parts: FlightParts) {
+    this.#parts = parts;
+    this.repository = parts.repository;
+    this.#segments = parts.segments;
+    this.#startedAt = parts.now();
+    this.#arrived = parts.repository.weights.map(() => new Set());
+    const { requestsInitial, requestsMax } = parts.limits;
+    this.#window = startWindow({ initial: requestsInitial, max: requestsMax }, this.#startedAt);
+    this.done = this.#fly();
+  }
+
+  get segments(): SegmentSet {
+    return this.#segments;
+  }
+
+  /** Goes on with the same bytes in other segments and removes the old ones. Only for a flight that has landed. */
+  moveTo(segments: SegmentSet): void {
+    const old = this.#segments;
+    this.#segments = segments;
+    for (const [i, tensor] of this.#tensors.entries()) {
+      const file = old.segments.findIndex(({ path }) => path === tensor.path);
+      const path = segments.segments[file]?.path ?? tensor.path;
+      this.#tensors[i] = { ...tensor, path };
+    }
+    old.remove();
+  }
+
+  get landed(): boolean {
+    return this.#state.kind === "landed";
+  }
+
+  get failed(): boolean {
+    return this.#state.kind === "failed";
+  }
+
+  get bytesDone(): number {
+    return this.#bytesDone;
+  }
+
+  get stats(): FlightStats {
+    return {
+      requests: this.#requests,
+      retries: this.#retries,
+      hedges: this.#hedging.hedges,
+      bytesFromPeers: this.#bytesFromPeers,
+    };
+  }
+
+  /** Bytes that came over the wire; what lies on the source's own disk is not fetched. */
+  get bytesFetched(): number {
+    const { segments } = this.segments;
+    return this.repository.weights.reduce((sum, { bytes }, i) => {
+      return segments[i]?.place === "source" ? sum : sum + bytes;
+    }, 0);
+  }
+
+  /**
+   * Resolves to true once this range of a file is there and checked, to false when it will not be within the time that the
+   * signal allows.
+   */
+  async has(file: number, offset: number, length: number, signal: AbortSignal): Promise<boolean> {
+    const wake = (): void => this.#bell.ring();
+    signal.addEventListener("abort", wake, { once: true });
+    try {
+      while (true) {
+        const change = this.#bell.next();
+        if (this.failed) return false;
+        if (this.landed || this.#hasArrived(file, offset, length)) return true;
+        if (signal.aborted) return false;
+        await change;
+      }
+    } finally {
+      signal.removeEventListener("abort", wake);
+    }
+  }
+
+  #hasArrived(file: number, offset: number, length: number): boolean {
+    const { chunkBytes } = this.#parts.limits;
+    const there = this.#arrived[file];
+    for (let at = offset - (offset % chunkBytes); at < offset + length; at += chunkBytes) {
+      if (there?.has(at) !== true) return false;
+    }
+    return true;
+  }
+
+  cancel(): void {
+    this.#stop.abort(new PlatformError("cancelled", "nobody waits for these weights any more"));
+  }
+
+  /**
+   * Everything that happens, from the beginning, at the reader's own pace. `own` is true for the reader whose request
+   * started the flight. Throws the flight's failure.
+   */
+  async *events(own: boolean, signal: AbortSignal): AsyncGenerator<WeightsEvent> {
+    const { bytesTotal, tensorsTotal, files } = this.repository;
+    const startedAt = this.#parts.now();
+    yield { kind: "opened", files, bytesTotal, tensorsTotal, cached: this.landed };
+    const wake = (): void => this.#bell.ring();
+    signal.addEventListener("abort", wake, { once: true });
+    try {
+      yield* this.#changes(startedAt, signal);
+    } finally {
+      signal.removeEventListener("abort", wake);
+    }
+    yield {
+      kind: "complete",
+      bytesFetched: own ? this.bytesFetched : 0,
+      durationMs: own ? this.#durationMs : Math.round(this.#parts.now() - startedAt),
+    };
+  }
+
+  /** Tensors and progress until the flight has landed. */
+  async *#changes(startedAt: number, signal: AbortSignal): AsyncGenerator<WeightsEvent> {
+    const { bytesTotal } = this.repository;
+    let told = 0;
+    let reported = { at: startedAt, bytes: this.#bytesDone };
+    while (true) {
+      throwIfAborted(signal);
+      const change = this.#bell.next();
+      while (told < this.#tensors.length) {
+        yield this.#tensors[told++] as TensorReady;
+        throwIfAborted(signal);
+      }
+      if (this.#state.kind === "failed") throw this.#state.error;
+      if (this.#state.kind === "landed") break;
+      const now = this.#parts.now();
+      if (now - reported.at >= PROGRESS_INTERVAL_MS) {
+        const bytesPerSecond = Math.round(((this.#bytesDone - reported.bytes) / (now - reported.at)) * 1000);
+        yield { kind: "progress", bytesDone: this.#bytesDone, bytesTotal, bytesPerSecond };
+        reported = { at: now, bytes: this.#bytesDone };
+      }
+      await change;
+    }
+  }
+
+  async #fly(): Promise<void> {
+    // Readers tell of progress even while no tensor becomes complete.
+    const beat = setInterval(() => this.#bell.ring(), PROGRESS_INTERVAL_MS);
+    try {
+      await this.#fetchAll();
+      for (const segment of this.segments.segments) segment.seal();
+      this.#durationMs = Math.round(this.#parts.now() - this.#startedAt);
+      this.#state = { kind: "landed" };
+    } catch (thrown) {
+      this.segments.remove();
+      this.#state = { kind: "failed", error: toPlatformError(thrown) };
+    }
+    clearInterval(beat);
+    this.#bell.ring();
+  }
+
+  async #fetchAll(): Promise<void> {
+    const { weights } = this.repository;
+    const { limits, relay } = this.#parts;
+    const trackers = weights.map(({ header }) => new TensorTracker(header.tensors));
+    const chunks = cutIntoChunks(
+      weights.map(({ bytes }) => bytes),
+      limits.chunkBytes,
+    );
+    const queue = new RelayQueue(relay?.nodeId ?? "", chunks);
+    const readers = new Set<Promise<void>>();
+    const read = async (reader: number): Promise<void> => {
+      // Readers beyond the window end after their range; when it has grown, new ones are started.
+      while (reader < this.#window.size && !this.#stop.signal.aborted) {
+        const next = queue.next(reader, relay?.peers() ?? NO_PEERS);
+        if (next === undefined) return;
+        await this.#fetch(next.chunk, next.route);
+        this.#announce(next.chunk, trackers[next.chunk.file] as TensorTracker);
+        startMissing();
+      }
+    };
+    const running = new Set<number>();
+    const startMissing = (): void => {
+      for (let reader = 0; reader < this.#window.size; reader++) {
+        if (running.has(reader)) continue;
+        running.add(reader);
+        const ended = read(reader)
+          .catch((error: unknown) => this.#stop.abort(error))
+          .finally(() => {
+            running.delete(reader);
+            readers.delete(ended);
+          });
+        readers.add(ended);
+      }
+    };
+    startMissing();
+    // The first failure stops the others and is the one that is told; all have ended before segments are removed.
+    while (readers.size > 0) await Promise.all(readers);
+    this.#stop.signal.throwIfAborted();
+  }
+
+  /** From the first of the route's peers that has it, else from the source. */
+  async #fetch(chunk: Chunk, route: readonly Peer[]): Promise<void> {
+    for (const peer of route) if (await this.#fetchFromPeer(chunk, peer)) return;
+    await this.#fetchFromSource(chunk);
+  }
+
+  async #fetchFromPeer({ file, offset, length }: Chunk, peer: Peer): Promise<boolean> {
+    const segment = this.segments.segments[file] as Segment;
+    const { relay, limits } = this.#parts;
+    const { descriptor, filled } = segment;
+    if (relay === undefined || descriptor === undefined) return false;
+    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(limits.chunkDeadlineMs)]);
+    const checksums = this.repository.weights[file]?.digest?.crc32;
+    this.#requests += 1;
+    try {
+      await relay.read(peer, { file, offset, length, write: { descriptor, filled }, checksums }, signal);
+      this.#bytesFromPeers += length;
+      return true;
+    } catch {
+      // A peer that went away, is slow or has wrong bytes is no reason to fail: the next one is asked, then the source.
+      this.#stop.signal.throwIfAborted();
+      return false;
+    }
+  }
+
+  async #fetchFromSource(chunk: Chunk): Promise<void> {
+    const { key, digest } = this.repository.weights[chunk.file] as WeightFile;
+    const segment = this.segments.segments[chunk.file] as Segment;
+    // Without a checksum there is nothing to read in a file that is mapped where it lies.
+    if (segment.place === "source" && digest === undefined) return this.#stop.signal.throwIfAborted();
+    const { limits, now } = this.#parts;
+    for (let attempt = 1; ; attempt++) {
+      const deadline = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(limits.chunkDeadlineMs)]);
+      const startedAt = now();
+      try {
+        await this.#readHedged(chunk, segment, deadline);
+        this.#hedging.finished(now() - startedAt);
+        this.#window = arrived(this.#window, chunk.length, now());
+        return;
+      } catch (thrown) {
+        if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
+        const error = deadline.aborted ? tooSlow(key, limits.chunkDeadlineMs) : toPlatformError(thrown);
+        if (REFUSALS.includes(error.code)) this.#window = refused(this.#window, now());
+        // A flipped bit may have happened on the way: wrong bytes are asked for again like lost ones.
+        if (attempt >= limits.chunkAttemptsMax || !(error.retryable || error.code === "corrupt")) throw error;
+        this.#retries += 1;
+        await sleep(RETRY_DELAY_MS * attempt, undefined, { signal: this.#stop.signal });
+      }
+    }
+  }
+
+  /** A slow range is asked for twice; the second reading is copied into the segment once the first has ended. */
+  async #readHedged(chunk: Chunk, segment: Segment, signal: AbortSignal): Promise<void> {
+    const { offset, length } = chunk;
+    let scratch: Scratch | undefined;
+    const into = (place: Segment): Contender => ({
+      run: (signal) => {
+        this.#requests += 1;
+        return this.#read(chunk, place, signal);
+      },
+    });
+    const first = into(segment);
+    try {
+      const winner = await hedged(
+        this.#hedging,
+        first,
+        () => {
+          scratch = this.segments.scratch();
+          return scratch === undefined ? undefined : into(scratch.segment);
+        },
+        signal,
+      );
+      if (winner !== first) scratch?.copyTo(segment, offset, length);
+    } finally {
+      scratch?.close();
+    }
+  }
+
+  #read({ file, offset, length }: Chunk, segment: Segment, signal: AbortSignal): Promise<void> {
+    const { key, etag, digest } = this.repository.weights[file] as WeightFile;
+    const { store, readRange } = this.#parts;
+    return readRange(store, { key, etag, offset, length, checksums: digest?.crc32 }, segment, signal);
+  }
+
+  #announce({ file, offset, length }: Chunk, tracker: TensorTracker): void {
+    const { path } = this.segments.segments[file] as Segment;
+    this.#bytesDone += length;
+    this.#arrived[file]?.add(offset);
+    for (const { name, dtype, shape, offset: start, length: bytes } of tracker.arrived(offset, length)) {
+      const whole = { offset: start, length: bytes, runBytes: bytes, strideBytes: bytes, runs: 1 };
+      this.#tensors.push({ kind: "tensor", name, dtype, shape, path, ...whole });
+    }
+    this.#bell.ring();
+  }
+}
+
+const NO_PEERS: readonly Peer[] = [];
+
+function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw toPlatformError(signal.reason);
+}
+
+function tooSlow(key: string, deadlineMs: number): PlatformError {
+  return new PlatformError("deadlineExceeded", `${key}: a range did not arrive within ${deadlineMs} ms`, {
+    remedy: "Check the network and the bucket, or raise chunkDeadlineMs.",
+  });
+}

@@ -1,0 +1,11 @@
+// A load of a safetensors repository, from the store to tensors that can be mapped. The weight streamer keeps and shares
+// what is loaded; the command line loads once.
+export type { WeightsEvent } from "./events.ts";
+export { Flight, type FlightLimits, type FlightStats } from "./flight.ts";
+export { type OpenedReader, openRangeReader } from "./open-range-reader.ts";
+export type { RangeReader, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
+export { readRange } from "./range-reader.ts";
+export { type Group, rankView } from "./rank.ts";
+export { type Peer, type Relay, rendezvous } from "./relay.ts";
+export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
+export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
