@@ -35,6 +35,7 @@ const COMMANDS = {
   test: { packages: true, native: true, services: true, main: "src/test.ts" },
   check: { packages: true, native: false, services: false, main: "src/check.ts" },
   bench: { packages: true, native: true, services: true, main: "../../bench/run.ts" },
+  python: { packages: true, native: true, services: false, main: "../../python/test.ts" },
   build: { packages: true, native: true, services: true, main: undefined },
   cli: { packages: true, native: false, services: false, main: "../../libs/cli/src/main.ts" },
 };

@@ -35,6 +35,7 @@ import {
 } from "./gen/pilotlight/events/v1/rollout_pb.js";
 import {
   WeightsFailedSchema,
+  WeightsHeldSchema,
   WeightsLoadedSchema,
   WeightsProgressedSchema,
   WeightsWantedSchema,
@@ -173,6 +174,16 @@ export const EVENTS = {
     keyNames: ["node"],
     keyOf: (m) => [m.nodeId],
     summary: "How far a load of weights is.",
+  }),
+  weightsHeld: define({
+    kind: "smp",
+    context: "weight_streamer",
+    entity: "weights",
+    event: "held",
+    schema: WeightsHeldSchema,
+    keyNames: ["node"],
+    keyOf: (m) => [m.nodeId],
+    summary: "A node has weights that it serves to other nodes of its zone.",
   }),
   boundsSet: define({
     kind: "doc",

@@ -6,4 +6,4 @@ export { ARCHITECTURES, type Architecture, PRESETS, type Preset, type Shape } fr
 export { type FileDigest, type ModelRecord, parseModelRecord, RECORD_FILE } from "./record.ts";
 export type { RepositoryFile } from "./repository-file.ts";
 export { type ModelSource, parseModelSource } from "./source.ts";
-export { readRepository } from "./write-repository.ts";
+export { readRepository, writeRepository } from "./write-repository.ts";

@@ -79,8 +79,11 @@ class S3Store implements ObjectStore {
     return this.#reads.stream(key, options);
   }
 
-  async locate(key: string, { signal }: { signal?: AbortSignal } = {}): Promise<ByteSource> {
-    const info = await this.#reads.head(key, signal);
+  async locate(
+    key: string,
+    { signal, known }: { signal?: AbortSignal; known?: ObjectInfo } = {},
+  ): Promise<ByteSource> {
+    const info = known ?? (await this.#reads.head(key, signal));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
     const { url, headers } = await this.#requests.sign({ method: "GET", key: this.#full(key) });
     return {

@@ -104,7 +104,8 @@ export type ObjectStore = {
   list(options?: ListOptions): AsyncIterable<ObjectInfo>;
   /** Deleting what is not there is no error, unless `ifMatch` asks for it. */
   delete(key: string, options?: { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
-  locate(key: string, options?: { signal?: AbortSignal }): Promise<ByteSource>;
+  /** With `known`, what a listing or `head` said of the object, one request less where the place does not depend on it. */
+  locate(key: string, options?: { signal?: AbortSignal; known?: ObjectInfo }): Promise<ByteSource>;
   /** Closes idle connections and locks. The store is not used after it. */
   close(): Promise<void>;
 };

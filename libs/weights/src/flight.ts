@@ -346,9 +346,9 @@ export class Flight {
   }
 
   #read({ file, offset, length }: Chunk, segment: Segment, signal: AbortSignal): Promise<void> {
-    const { key, etag, digest } = this.repository.weights[file] as WeightFile;
+    const { key, etag, bytes: size, digest } = this.repository.weights[file] as WeightFile;
     const { store, readRange } = this.#parts;
-    return readRange(store, { key, etag, offset, length, checksums: digest?.crc32 }, segment, signal);
+    return readRange(store, { key, etag, size, offset, length, checksums: digest?.crc32 }, segment, signal);
   }
 
   #announce({ file, offset, length }: Chunk, tracker: TensorTracker): void {

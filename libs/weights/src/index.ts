@@ -3,9 +3,12 @@
 export type { WeightsEvent } from "./events.ts";
 export { Flight, type FlightLimits, type FlightStats } from "./flight.ts";
 export { type OpenedReader, openRangeReader } from "./open-range-reader.ts";
+export { createPeerReader, NODE_HEADER, peerPath } from "./peer-reader.ts";
 export type { RangeReader, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 export { readRange } from "./range-reader.ts";
 export { type Group, rankView } from "./rank.ts";
 export { type Peer, type Relay, rendezvous } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
+export { reshard } from "./reshard.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
+export { type VerifiedFile, verifyWeights } from "./verify.ts";

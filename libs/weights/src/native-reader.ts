@@ -11,7 +11,7 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
   const sources = new WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>();
   return async (store, request, segment, signal) => {
     const { descriptor } = segment;
-    const source = descriptor === undefined ? undefined : await located(sources, store, request.key);
+    const source = descriptor === undefined ? undefined : await located(sources, store, request);
     if (source?.kind !== "http" || descriptor === undefined) return fallback(store, request, segment, signal);
     const { etag, key, offset, length } = request;
     if (source.info.etag !== etag) {
@@ -40,7 +40,7 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
 async function located(
   sources: WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>,
   store: ObjectStore,
-  key: string,
+  { key, etag, size }: RangeRequest,
 ): Promise<ByteSource> {
   let byKey = sources.get(store);
   if (byKey === undefined) {
@@ -53,13 +53,14 @@ async function located(
     if (source !== undefined && (source.kind === "file" || Date.now() < source.expiresAt)) return source;
     // Whoever comes first asks; the others look again.
     if (byKey.get(key) !== known) continue;
-    const asked = store.locate(key);
+    const asked = store.locate(key, { known: { key, etag, size, modifiedAt: 0 } });
     byKey.set(key, asked);
     return asked;
   }
 }
 
-function blocksOf({ offset, length }: RangeRequest, checksums: BlockChecksums) {
+/** The checksums of a range's blocks, as the mover wants them. */
+export function blocksOf({ offset, length }: { offset: number; length: number }, checksums: BlockChecksums) {
   const first = offset / checksums.blockBytes;
   const blocks = Uint32Array.from({ length: Math.ceil(length / checksums.blockBytes) }, (_, i) => {
     return Number.parseInt(checksums.blocks.slice((first + i) * 8, (first + i + 1) * 8), 16);

@@ -59,6 +59,8 @@ export type SegmentMaker = {
 export type RangeRequest = {
   key: string;
   etag: string;
+  /** Of the whole object. */
+  size: number;
   offset: number;
   length: number;
   /** Present when the file's digest is known. Ranges then begin on a block. */

@@ -2,8 +2,8 @@
 // headers read and checked, the small files that an engine wants beside them. Everything later is read under these
 // pins, so a file that is replaced during a load is an error, never a mixture.
 import { createHash } from "node:crypto";
-import { PlatformError } from "@pilotlight/errors";
-import { type FileDigest, parseModelRecord, RECORD_FILE } from "@pilotlight/models/record";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import { type FileDigest, type ModelRecord, parseModelRecord, RECORD_FILE } from "@pilotlight/models/record";
 import type { ObjectInfo, ObjectStore } from "@pilotlight/object-store";
 import {
   checkShards,
@@ -15,6 +15,7 @@ import {
   parseIndex,
   type SafetensorsHeader,
   SINGLE_FILE,
+  type WeightFiles,
 } from "@pilotlight/safetensors";
 
 const MiB = 1024 * 1024;
@@ -26,6 +27,7 @@ const SMALL_FILES_BYTES_MAX = 128 * MiB;
 const HEADERS_AT_ONCE = 8;
 /** What engines read beside the weights. */
 const SMALL_FILE = /\.(json|jinja|txt|model|tiktoken)$/;
+const SHARD_FILE = /^[^/]+\.safetensors$/;
 /** Asked for one by one where the source cannot be listed. */
 const COMMON_FILES = [
   INDEX_FILE,
@@ -52,6 +54,8 @@ export type WeightFile = {
 };
 
 export type Repository = {
+  /** What was recorded when Pilotlight added the model. */
+  record: ModelRecord | undefined;
   weights: WeightFile[];
   /** Small files by key. */
   files: Map<string, Uint8Array>;
@@ -91,37 +95,68 @@ export async function readRepository(
   signal: AbortSignal,
 ): Promise<Repository> {
   const found = findWeightFiles(objects.keys());
-  const index =
-    found.kind === "sharded"
-      ? parseIndex(await text(store, object(objects, found.index), signal))
-      : undefined;
+  // Everything that the listing names is asked for at once: each round trip is time in which no weights move.
+  const [headers, recordText, index, files] = await Promise.all([
+    readHeaders(store, likelyShards(found, objects), signal),
+    textIfThere(store, objects.get(RECORD_FILE), signal),
+    found.kind === "sharded" ? text(store, object(objects, found.index), signal).then(parseIndex) : undefined,
+    readSmallFiles(store, objects, signal),
+  ]);
   const keys = found.kind === "single" ? [found.file] : (index?.shards ?? []);
-  const record = objects.get(RECORD_FILE);
-  const digests = record === undefined ? {} : parseModelRecord(await text(store, record, signal)).files;
-  const weights = await inTurns(keys, HEADERS_AT_ONCE, async (key) => {
-    return readWeightFile(store, object(objects, key), digests[key], signal);
-  });
+  const record = recordText === undefined ? undefined : parseModelRecord(recordText);
+  const digests = record?.files ?? {};
+  const missing = keys.filter((key) => !headers.has(key)).map((key) => object(objects, key));
+  for (const [key, header] of await readHeaders(store, missing, signal)) headers.set(key, header);
+  const weights = keys.map((key) => weightFile(object(objects, key), headers.get(key), digests[key]));
   if (index !== undefined) checkShards(index, new Map(weights.map(({ key, header }) => [key, header])));
   return {
+    record,
     weights,
-    files: await readSmallFiles(store, objects, signal),
+    files,
     bytesTotal: weights.reduce((sum, { bytes }) => sum + bytes, 0),
     tensorsTotal: weights.reduce((sum, { header }) => sum + header.tensors.length, 0),
   };
 }
 
-async function readWeightFile(
+/** The shards, as far as the listing tells before the index was read. */
+function likelyShards(found: WeightFiles, objects: ReadonlyMap<string, ObjectInfo>): ObjectInfo[] {
+  if (found.kind === "single") return [object(objects, found.file)];
+  return [...objects.values()].filter(({ key }) => SHARD_FILE.test(key));
+}
+
+/** Headers by key, of files of any kind of name. One that cannot be read is an error only where it is needed. */
+async function readHeaders(
   store: ObjectStore,
-  info: ObjectInfo,
-  digest: FileDigest | undefined,
+  infos: readonly ObjectInfo[],
   signal: AbortSignal,
-): Promise<WeightFile> {
-  const { key, etag, size } = info;
+): Promise<Map<string, SafetensorsHeader | PlatformError>> {
+  const read = await inTurns(infos, HEADERS_AT_ONCE, async (info) => {
+    const header = await readHeader(store, info, signal).catch(toPlatformError);
+    return [info.key, header] as const;
+  });
+  return new Map(read);
+}
+
+function weightFile(
+  { key, etag, size }: ObjectInfo,
+  header: SafetensorsHeader | PlatformError | undefined,
+  digest: FileDigest | undefined,
+): WeightFile {
   if (digest !== undefined && digest.bytes !== size) {
     throw new PlatformError("corrupt", `${key} has ${size} bytes, its record says ${digest.bytes}`, {
       remedy: "Add the model again with `pilotlight model add`.",
     });
   }
+  if (header === undefined) throw new PlatformError("internal", `${key}: its header was not read`);
+  if (header instanceof PlatformError) throw header;
+  return { key, etag, bytes: size, header, digest };
+}
+
+async function readHeader(
+  store: ObjectStore,
+  { key, etag, size }: ObjectInfo,
+  signal: AbortSignal,
+): Promise<SafetensorsHeader> {
   if (size < LENGTH_BYTES)
     throw new PlatformError("corrupt", `${key} has only ${size} bytes: no safetensors file`);
   try {
@@ -135,7 +170,7 @@ async function readWeightFile(
       const rest = await store.get(key, { range, bytesMax: range.length, ...options });
       bytes = Buffer.concat([bytes, rest.bytes]);
     }
-    return { key, etag, bytes: size, header: parseHeader(bytes.subarray(LENGTH_BYTES, end), size), digest };
+    return parseHeader(bytes.subarray(LENGTH_BYTES, end), size);
   } catch (error) {
     if (!(error instanceof PlatformError) || error.code !== "corrupt") throw error;
     throw new PlatformError("corrupt", `${key}: ${error.message}`, { cause: error });
@@ -178,6 +213,14 @@ function object(objects: ReadonlyMap<string, ObjectInfo>, key: string): ObjectIn
   throw new PlatformError("notFound", `the shard index names ${key}, which is not there`, {
     remedy: "Upload the missing shard, or add the model again.",
   });
+}
+
+async function textIfThere(
+  store: ObjectStore,
+  info: ObjectInfo | undefined,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  return info === undefined ? undefined : text(store, info, signal);
 }
 
 async function text(store: ObjectStore, { key, etag }: ObjectInfo, signal: AbortSignal): Promise<string> {

@@ -9,6 +9,17 @@ export const config = defineConfig("weight-streamer", {
   nodeId: text("local", "Name of this node, as its node agent says it."),
   grpcHost: text("127.0.0.1", "Address of the gRPC door; engines on this node ask there."),
   grpcPort: port(7463, "Port of the gRPC door."),
+  peerHost: text(
+    "",
+    "Address at which other nodes of the zone read weights from this one; empty: none do, and it asks none.",
+  ),
+  peerPort: port(7464, "Port of the door for other nodes."),
+  peerUrl: text("", "What other nodes are told, where it is not http://<peerHost>:<peerPort>."),
+  peerToken: text("", "Secret that the streamers of a zone share; empty: the network keeps strangers out.", {
+    secret: true,
+  }),
+  peerWaitMs: durationMs(10_000, "How long another node may wait for a range that is on its way."),
+  zone: text("", "Nodes serve each other within a zone."),
   stateDir: text(
     "/var/lib/pilotlight/weight-streamer",
     "Folder for segments that do not fit into shared memory.",

@@ -9,6 +9,7 @@ import { config } from "./config.ts";
 import { WeightCache } from "./domain/index.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
 import { onWeightsWanted } from "./handlers/weights-wanted.ts";
+import { createPeering } from "./peering.ts";
 import { createReporter } from "./reporter.ts";
 
 await runService({
@@ -37,15 +38,19 @@ await runService({
       onSlow: (reason) => context.log.warn("weights are read without the native mover: slower", { reason }),
     });
     context.onStop("reader", reader.close);
+    const peering = createPeering(bus, reader.mover, settings);
     const cache = new WeightCache({
       openStore,
       segments,
       limits: { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
       readRange: reader.readRange,
+      ...peering?.options,
       revalidateMs,
       now: () => performance.now(),
     });
     context.onStop("cache", () => cache.close());
+    const joined = await peering?.join(cache);
+    context.onStop("peers", async () => joined?.close());
     const reporter = createReporter(bus, settings.nodeId);
     const hints = await consumeIdempotent(
       bus,

@@ -4,7 +4,7 @@
 // @generated from file pilotlight/events/v1/weights.proto (package pilotlight.events.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Failure } from "../../documents/v1/replica_pb.js";
 
@@ -141,4 +141,82 @@ export declare type WeightsProgressed = Message<"pilotlight.events.v1.WeightsPro
  * Use `create(WeightsProgressedSchema)` to create a new message.
  */
 export declare const WeightsProgressedSchema: GenMessage<WeightsProgressed>;
+
+/**
+ * A node has some weights, or loads them, and serves them to other nodes of its zone. Lossy, repeated while it lasts.
+ *
+ * @generated from message pilotlight.events.v1.WeightsHeld
+ */
+export declare type WeightsHeld = Message<"pilotlight.events.v1.WeightsHeld"> & {
+  /**
+   * @generated from field: string node_id = 1;
+   */
+  nodeId: string;
+
+  /**
+   * Nodes serve each other within a zone.
+   *
+   * @generated from field: string zone = 2;
+   */
+  zone: string;
+
+  /**
+   * Of the repository's objects and their ETags: the same bytes, whatever they are called.
+   *
+   * @generated from field: string fingerprint = 3;
+   */
+  fingerprint: string;
+
+  /**
+   * Where ranges are served.
+   *
+   * @generated from field: string url = 4;
+   */
+  url: string;
+
+  /**
+   * @generated from field: pilotlight.events.v1.WeightsHolding holding = 5;
+   */
+  holding: WeightsHolding;
+};
+
+/**
+ * Describes the message pilotlight.events.v1.WeightsHeld.
+ * Use `create(WeightsHeldSchema)` to create a new message.
+ */
+export declare const WeightsHeldSchema: GenMessage<WeightsHeld>;
+
+/**
+ * How much of some weights a node has.
+ *
+ * @generated from enum pilotlight.events.v1.WeightsHolding
+ */
+export enum WeightsHolding {
+  /**
+   * @generated from enum value: WEIGHTS_HOLDING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: WEIGHTS_HOLDING_LOADING = 1;
+   */
+  LOADING = 1,
+
+  /**
+   * @generated from enum value: WEIGHTS_HOLDING_COMPLETE = 2;
+   */
+  COMPLETE = 2,
+
+  /**
+   * No more.
+   *
+   * @generated from enum value: WEIGHTS_HOLDING_GONE = 3;
+   */
+  GONE = 3,
+}
+
+/**
+ * Describes the enum pilotlight.events.v1.WeightsHolding.
+ */
+export declare const WeightsHoldingSchema: GenEnum<WeightsHolding>;
 

@@ -4,14 +4,14 @@
 // @generated from file pilotlight/events/v1/weights.proto (package pilotlight.events.v1, syntax proto3)
 /* eslint-disable */
 
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_pilotlight_documents_v1_replica } from "../../documents/v1/replica_pb.js";
 
 /**
  * Describes the file pilotlight/events/v1/weights.proto.
  */
 export const file_pilotlight_events_v1_weights = /*@__PURE__*/
-  fileDesc("CiJwaWxvdGxpZ2h0L2V2ZW50cy92MS93ZWlnaHRzLnByb3RvEhRwaWxvdGxpZ2h0LmV2ZW50cy52MSIwCg1XZWlnaHRzV2FudGVkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJImsKDVdlaWdodHNMb2FkZWQSDwoHbm9kZV9pZBgBIAEoCRIOCgZzb3VyY2UYAiABKAkSDQoFYnl0ZXMYAyABKAQSFQoNYnl0ZXNfZmV0Y2hlZBgEIAEoBBITCgtkdXJhdGlvbl9tcxgFIAEoDSJjCg1XZWlnaHRzRmFpbGVkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJEjEKB2ZhaWx1cmUYAyABKAsyIC5waWxvdGxpZ2h0LmRvY3VtZW50cy52MS5GYWlsdXJlIncKEVdlaWdodHNQcm9ncmVzc2VkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJEhIKCmJ5dGVzX2RvbmUYAyABKAQSEwoLYnl0ZXNfdG90YWwYBCABKAQSGAoQYnl0ZXNfcGVyX3NlY29uZBgFIAEoBGIGcHJvdG8z", [file_pilotlight_documents_v1_replica]);
+  fileDesc("CiJwaWxvdGxpZ2h0L2V2ZW50cy92MS93ZWlnaHRzLnByb3RvEhRwaWxvdGxpZ2h0LmV2ZW50cy52MSIwCg1XZWlnaHRzV2FudGVkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJImsKDVdlaWdodHNMb2FkZWQSDwoHbm9kZV9pZBgBIAEoCRIOCgZzb3VyY2UYAiABKAkSDQoFYnl0ZXMYAyABKAQSFQoNYnl0ZXNfZmV0Y2hlZBgEIAEoBBITCgtkdXJhdGlvbl9tcxgFIAEoDSJjCg1XZWlnaHRzRmFpbGVkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJEjEKB2ZhaWx1cmUYAyABKAsyIC5waWxvdGxpZ2h0LmRvY3VtZW50cy52MS5GYWlsdXJlIncKEVdlaWdodHNQcm9ncmVzc2VkEg8KB25vZGVfaWQYASABKAkSDgoGc291cmNlGAIgASgJEhIKCmJ5dGVzX2RvbmUYAyABKAQSEwoLYnl0ZXNfdG90YWwYBCABKAQSGAoQYnl0ZXNfcGVyX3NlY29uZBgFIAEoBCKFAQoLV2VpZ2h0c0hlbGQSDwoHbm9kZV9pZBgBIAEoCRIMCgR6b25lGAIgASgJEhMKC2ZpbmdlcnByaW50GAMgASgJEgsKA3VybBgEIAEoCRI1Cgdob2xkaW5nGAUgASgOMiQucGlsb3RsaWdodC5ldmVudHMudjEuV2VpZ2h0c0hvbGRpbmcqhgEKDldlaWdodHNIb2xkaW5nEh8KG1dFSUdIVFNfSE9MRElOR19VTlNQRUNJRklFRBAAEhsKF1dFSUdIVFNfSE9MRElOR19MT0FESU5HEAESHAoYV0VJR0hUU19IT0xESU5HX0NPTVBMRVRFEAISGAoUV0VJR0hUU19IT0xESU5HX0dPTkUQA2IGcHJvdG8z", [file_pilotlight_documents_v1_replica]);
 
 /**
  * Describes the message pilotlight.events.v1.WeightsWanted.
@@ -40,4 +40,25 @@ export const WeightsFailedSchema = /*@__PURE__*/
  */
 export const WeightsProgressedSchema = /*@__PURE__*/
   messageDesc(file_pilotlight_events_v1_weights, 3);
+
+/**
+ * Describes the message pilotlight.events.v1.WeightsHeld.
+ * Use `create(WeightsHeldSchema)` to create a new message.
+ */
+export const WeightsHeldSchema = /*@__PURE__*/
+  messageDesc(file_pilotlight_events_v1_weights, 4);
+
+/**
+ * Describes the enum pilotlight.events.v1.WeightsHolding.
+ */
+export const WeightsHoldingSchema = /*@__PURE__*/
+  enumDesc(file_pilotlight_events_v1_weights, 0);
+
+/**
+ * How much of some weights a node has.
+ *
+ * @generated from enum pilotlight.events.v1.WeightsHolding
+ */
+export const WeightsHolding = /*@__PURE__*/
+  tsEnum(WeightsHoldingSchema);
 

@@ -1,0 +1,1 @@
+export function buildTool(artifact: string): Promise<string>;

@@ -1,0 +1,300 @@
+// Weights from the bucket to the engine's memory: Pilotlight's streamer against the usual ways, side by side in one run. A
+// real S3 server over shared memory, behind a link in user space with 10 ms to the first byte; each comparison alternates its
+// sides and takes medians. Needs Python 3 for the peers (their packages are installed once into the user's cache).
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freePort, startNatsServer } from "@pilotlight/servers";
+import { type Figures, median } from "../src/report.ts";
+import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
+import { type StreamerOptions, startStreamer } from "./pilotlight.ts";
+import { relayOfEight } from "./relay.ts";
+import {
+  CONNECTIONS,
+  downloadThenLoad,
+  ensurePeers,
+  fastsafetensors,
+  PACKAGES,
+  readPlainly,
+  runai,
+  type SideContext,
+  s5cmd,
+} from "./sides.ts";
+import { TARGETS } from "./targets.ts";
+import { buildTools, startLink, type Tools, touchMemory } from "./tools.ts";
+
+const FIRST_BYTE_MS = 10;
+const GBIT = 1e9;
+/** Generated models: 7B- and 70B-like tensors with fewer layers, and many small ones; two to three GB each. */
+const MODELS = {
+  full: {
+    "7b": "generated://llama/7b?layers=4",
+    "70b": "generated://llama/70b?layers=1&shardMB=700",
+    many: "generated://llama/many",
+    // An eighth of it for each of eight nodes.
+    relay: "generated://llama/many?layers=150",
+  },
+  smoke: {
+    "7b": "generated://llama/tiny?hidden=256&intermediate=1024&headSize=64&heads=4&keyValueHeads=4&layers=5",
+    "70b":
+      "generated://llama/tiny?hidden=256&intermediate=1024&headSize=64&heads=4&keyValueHeads=4&layers=5&shardMB=5",
+    many: "generated://llama/tiny?layers=50",
+    relay: "generated://llama/tiny?hidden=256&intermediate=1024&headSize=64&heads=4&keyValueHeads=4&layers=5",
+  },
+};
+type ModelName = keyof typeof MODELS.full;
+
+/** The parts of the run, in their order; each can be run alone. */
+export const PARTS = ["links", "unlimited", "10g", "70b", "many", "relay"] as const;
+export type Part = (typeof PARTS)[number];
+
+export async function run({ smoke }: { smoke: boolean }, parts: readonly Part[] = PARTS): Promise<Figures> {
+  const bench = await Bench.start(smoke);
+  const interrupted = (): void => void bench.stop().finally(() => process.exit(130));
+  process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
+  const has = (part: Part): boolean => parts.includes(part);
+  try {
+    if (has("links") || has("unlimited") || has("10g")) {
+      await bench.withModel("7b", async (model) => {
+        if (has("links")) await bench.links(model);
+        if (has("unlimited")) await bench.unlimited(model);
+        if (has("10g")) await bench.tenGigabit(model);
+      });
+    }
+    if (has("70b")) await bench.withModel("70b", (model) => bench.seventyBillion(model));
+    if (has("many")) await bench.withModel("many", (model) => bench.manySmall(model));
+    if (has("relay")) await bench.withModel("relay", (model) => bench.relay(model));
+    return {
+      bench: "weights",
+      targets: TARGETS,
+      figures: bench.figures,
+      notes: bench.notes,
+      versions: Object.fromEntries(PACKAGES.map((item) => item.split("==") as [string, string])),
+    };
+  } finally {
+    await bench.stop();
+  }
+}
+
+class Bench {
+  readonly figures: Record<string, number | null> = Object.fromEntries(
+    Object.keys(TARGETS).map((key) => [key, null]),
+  );
+  readonly notes: Record<string, string> = {};
+  readonly #smoke: boolean;
+  readonly #rounds: number;
+  readonly #context: SideContext;
+  readonly #streamer: Omit<StreamerOptions, "nodeId">;
+  readonly #ending: (() => Promise<void>)[];
+  #names = 0;
+
+  private constructor(
+    smoke: boolean,
+    context: SideContext,
+    streamer: Omit<StreamerOptions, "nodeId">,
+    ending: (() => Promise<void>)[],
+  ) {
+    this.#smoke = smoke;
+    this.#rounds = smoke ? 1 : 3;
+    this.#context = context;
+    this.#streamer = streamer;
+    this.#ending = ending;
+  }
+
+  static async start(smoke: boolean): Promise<Bench> {
+    const tools: Tools = await buildTools();
+    // The peers' packages are gigabytes: the smoke run goes without them.
+    const venv = smoke ? "" : await ensurePeers();
+    const memory = await mkdtemp("/dev/shm/bench-weights-");
+    const disk = await mkdtemp(join(tmpdir(), "bench-weights-"));
+    const bucket: BenchBucket = await startBucket(memory);
+    const nats = await startNatsServer({ stateDir: join(disk, "nats"), port: await freePort() });
+    const ending = [
+      () => bucket.stop(),
+      () => nats.stop(),
+      () => rm(memory, { recursive: true, force: true }),
+      () => rm(disk, { recursive: true, force: true }),
+    ];
+    const streamer = { tools, folder: memory, natsUrl: nats.url, env: bucket.env };
+    return new Bench(smoke, { tools, bucket, venv, disk, memory }, streamer, ending);
+  }
+
+  async stop(): Promise<void> {
+    for (const end of this.#ending) await end();
+  }
+
+  async withModel(name: ModelName, work: (model: BenchModel) => Promise<void>): Promise<void> {
+    const { bucket } = this.#context;
+    const model = await bucket.add(name, MODELS[this.#smoke ? "smoke" : "full"][name]);
+    try {
+      await work(model);
+    } finally {
+      await bucket.remove(name);
+    }
+  }
+
+  /** The slow link; and what the links themselves can do: one that is slower than it claims would flatter everybody. */
+  async links(model: BenchModel): Promise<void> {
+    const slow = await this.#through(1, (address) => this.#ours(model, address));
+    this.#share("weights.link_share_1g", model, slow, 1);
+    for (const gbit of [10, 25]) {
+      const seconds = await this.#through(gbit, (address) => this.#plain(model, address));
+      const reached = (model.bytes * 8) / seconds / GBIT;
+      this.notes[`link ${gbit} Gbit/s`] = `a plain range reader gets ${reached.toFixed(2)} Gbit/s through it`;
+    }
+  }
+
+  async unlimited(model: BenchModel): Promise<void> {
+    const direct = this.#context.bucket.address;
+    await this.#costs(model, direct);
+    const times = await this.#alternate({
+      ours: () => this.#ours(model, direct),
+      limit: () => this.#plain(model, direct),
+      sequential: () => readPlainly(this.#context, model, direct, 1),
+      ...this.#peers({
+        s5cmd: () => s5cmd(this.#context, model, direct),
+        runai: () => runai(this.#context, model, direct),
+      }),
+    });
+    this.#ratio("weights.limit_share_unlimited", times, "limit", "ours");
+    this.#ratio("weights.speedup_s5cmd_unlimited", times, "s5cmd", "ours");
+    this.#ratio("weights.speedup_runai_unlimited", times, "runai", "ours");
+  }
+
+  async tenGigabit(model: BenchModel): Promise<void> {
+    await this.#through(10, async (address) => {
+      const times = await this.#alternate({
+        ours: () => this.#ours(model, address),
+        limit: () => this.#plain(model, address),
+        ...this.#peers({
+          runai: () => runai(this.#context, model, address),
+          download: async () => (await downloadThenLoad(this.#context, model, address, 1)).seconds,
+        }),
+      });
+      this.#share("weights.link_share_10g", model, times.ours ?? Number.NaN, 10);
+      this.#ratio("weights.speedup_runai_10g", times, "runai", "ours");
+      this.#ratio("weights.speedup_download_then_load_7b", times, "download", "ours");
+    });
+  }
+
+  async seventyBillion(model: BenchModel): Promise<void> {
+    await this.#through(10, async (address, wireBytes) => {
+      const before = await wireBytes();
+      await this.#ours(model, address, 4);
+      this.figures["weights.tp4_wire_ratio"] = ((await wireBytes()) - before) / model.bytes;
+      const times = await this.#alternate({
+        ours: () => this.#ours(model, address, 4),
+        ...this.#peers({
+          download: async () => (await downloadThenLoad(this.#context, model, address, 4)).seconds,
+        }),
+      });
+      this.#ratio("weights.speedup_download_then_load_70b", times, "download", "ours");
+    });
+  }
+
+  /** No target of its own: thousands of small tensors must not cost more than their bytes. */
+  async manySmall(model: BenchModel): Promise<void> {
+    const direct = this.#context.bucket.address;
+    const times = await this.#alternate({
+      ours: () => this.#ours(model, direct),
+      limit: () => this.#plain(model, direct),
+      ...this.#peers({ runai: () => runai(this.#context, model, direct) }),
+    });
+    this.notes["many small tensors, unlimited"] = shown(times);
+    if (this.#smoke) return;
+    const folder = join(this.#context.disk, "fastsafetensors");
+    await cp(model.folder, folder, { recursive: true });
+    const seconds = await fastsafetensors(this.#context, model, folder);
+    this.notes.fastsafetensors = `${seconds.toFixed(2)} s from this machine's disk, no wire`;
+    await rm(folder, { recursive: true, force: true });
+  }
+
+  async relay(model: BenchModel): Promise<void> {
+    const { bucket, tools } = this.#context;
+    const result = await relayOfEight({ streamer: this.#streamer, tools, bucket, model });
+    this.figures["weights.relay8_time_ratio"] = result.timeRatio;
+    this.figures["weights.relay8_bucket_ratio"] = result.bucketRatio;
+    this.notes["weights.relay8_time_ratio"] = result.note;
+  }
+
+  /** One load in a fresh streamer: nothing is cached. */
+  async #ours(model: BenchModel, address: string, ranks = 1): Promise<number> {
+    const streamer = await startStreamer({ ...this.#streamer, nodeId: `node-${++this.#names}` });
+    try {
+      await touchMemory(this.#context.tools, model.bytes);
+      const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
+      if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
+      return seconds;
+    } finally {
+      await streamer.stop();
+    }
+  }
+
+  /** The streamer's own costs, apart from the comparisons. */
+  async #costs(model: BenchModel, address: string): Promise<void> {
+    const streamer = await startStreamer({ ...this.#streamer, nodeId: `node-${++this.#names}` });
+    try {
+      await touchMemory(this.#context.tools, model.bytes);
+      const before = streamer.cpuSeconds();
+      await streamer.load(modelUri(address, model.name));
+      const seconds = streamer.cpuSeconds() - before;
+      this.figures["weights.cores_per_gb_s"] = seconds / (model.bytes / 1e9);
+      this.figures["weights.peak_rss_over_ring_mb"] = streamer.peakPrivateBytes() / 1e6;
+    } finally {
+      await streamer.stop();
+    }
+  }
+
+  async #plain(model: BenchModel, address: string): Promise<number> {
+    await touchMemory(this.#context.tools, model.bytes);
+    return readPlainly(this.#context, model, address, CONNECTIONS);
+  }
+
+  async #through<T>(
+    gbit: number,
+    work: (address: string, wireBytes: () => Promise<number>) => Promise<T>,
+  ): Promise<T> {
+    const { tools, bucket } = this.#context;
+    const rates = { link: gbit * GBIT };
+    const link = await startLink(tools, FIRST_BYTE_MS, rates, [{ to: bucket.address, rates: ["link"] }]);
+    try {
+      return await work(link.addresses[0] ?? "", async () => (await link.bytes())[0] ?? 0);
+    } finally {
+      await link.stop();
+    }
+  }
+
+  #peers<T>(sides: T): T | Record<string, never> {
+    return this.#smoke ? {} : sides;
+  }
+
+  /** Medians of each side's seconds, the sides taking turns. */
+  async #alternate(sides: Record<string, () => Promise<number>>): Promise<Record<string, number>> {
+    const times: Record<string, number[]> = {};
+    for (let round = 0; round < this.#rounds; round++) {
+      for (const [name, side] of Object.entries(sides)) {
+        times[name] ??= [];
+        times[name].push(await side());
+      }
+    }
+    const medians = Object.fromEntries(Object.entries(times).map(([name, all]) => [name, median(all)]));
+    process.stdout.write(`  ${shown(medians)}\n`);
+    return medians;
+  }
+
+  #ratio(key: string, times: Record<string, number>, over: string, under: string): void {
+    const [numerator, denominator] = [times[over], times[under]];
+    this.figures[key] = numerator === undefined || denominator === undefined ? null : numerator / denominator;
+    this.notes[key] = shown(times);
+  }
+
+  #share(key: string, model: BenchModel, seconds: number, gbit: number): void {
+    this.figures[key] = (model.bytes * 8) / (gbit * GBIT) / seconds;
+    this.notes[key] = `${(model.bytes / 1e9).toFixed(2)} GB in ${seconds.toFixed(2)} s`;
+  }
+}
+
+const shown = (times: Record<string, number>): string =>
+  Object.entries(times)
+    .map(([name, seconds]) => `${name} ${seconds.toFixed(2)} s`)
+    .join(", ");

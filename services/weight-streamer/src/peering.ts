@@ -1,0 +1,58 @@
+// This node among the others of its zone: serves them its weights, and has theirs read before the bucket's.
+import type { Bus } from "@pilotlight/bus";
+import { listen } from "@pilotlight/service";
+import { createPeerReader, type OpenedReader, type Peer, type Relay } from "@pilotlight/weights";
+import { joinPeers, type Peers } from "./adapters/peers.ts";
+import type { WeightCache, WeightCacheOptions } from "./domain/index.ts";
+import { createPeerDoor } from "./handlers/peer-door.ts";
+
+export type PeeringSettings = {
+  nodeId: string;
+  zone: string;
+  peerHost: string;
+  peerPort: number;
+  peerUrl: string;
+  peerToken: string;
+  peerWaitMs: number;
+};
+
+export type Peering = {
+  /** For the cache: whom its flights ask, and whom it tells. */
+  options: Pick<WeightCacheOptions, "relayOf" | "onHeld">;
+  /** Opens the door and speaks to the others. Before that nobody is asked. */
+  join(cache: WeightCache): Promise<{ close(): Promise<void> }>;
+};
+
+const NOBODY: readonly Peer[] = [];
+
+/** Undefined where it is turned off, or where the native mover is missing. */
+export function createPeering(
+  bus: Bus,
+  mover: OpenedReader["mover"],
+  settings: PeeringSettings,
+): Peering | undefined {
+  const { nodeId, zone, peerHost, peerPort, peerUrl, peerToken: token, peerWaitMs: waitMs } = settings;
+  if (peerHost === "" || mover === undefined) return undefined;
+  let peers: Peers | undefined;
+  return {
+    options: {
+      relayOf: (fingerprint): Relay => ({
+        nodeId,
+        peers: () => peers?.table.peers(fingerprint) ?? NOBODY,
+        read: createPeerReader({ mover, nodeId, token, fingerprint }),
+      }),
+      onHeld: (fingerprint, held) => peers?.hold(fingerprint, held),
+    },
+    async join(cache) {
+      const door = createPeerDoor(cache, { token, waitMs });
+      const url = await listen(door, { name: "peers", host: peerHost, port: peerPort });
+      peers = joinPeers(bus, { nodeId, zone, url: peerUrl === "" ? url : peerUrl });
+      return {
+        async close() {
+          await peers?.close();
+          await door.close();
+        },
+      };
+    },
+  };
+}
