@@ -274,7 +274,9 @@ class Bench {
     for (let round = 0; round < this.#rounds; round++) {
       for (const [name, side] of Object.entries(sides)) {
         times[name] ??= [];
-        times[name].push(await side());
+        const seconds = await side();
+        times[name].push(seconds);
+        process.stderr.write(`  round ${round + 1}, ${name}: ${seconds.toFixed(2)} s\n`);
       }
     }
     const medians = Object.fromEntries(Object.entries(times).map(([name, all]) => [name, median(all)]));
