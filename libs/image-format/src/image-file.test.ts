@@ -136,8 +136,9 @@ describe("the image object", () => {
       expect.objectContaining({ code: "unsupported", message: expect.stringContaining("version 9") }),
     );
   });
-  test("with any byte of header, manifest or index changed is refused", () => {
+  test("with any byte of header, manifest or index changed is refused, or read as the same image", () => {
     const { bytes, manifest } = encodeImageFile(parts());
+    const written = parseImageFile(bytes);
     const end = manifest.index.offset + manifest.index.length;
     fc.assert(
       fc.property(fc.nat(end - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
@@ -145,9 +146,16 @@ describe("the image object", () => {
         if (at >= 48 && at < 64) return;
         const damaged = Buffer.from(bytes);
         damaged[at] = damaged[at]! ^ change;
-        expect(() => parseImageFile(damaged)).toThrow(
-          expect.objectContaining({ code: expect.stringMatching(/corrupt|unsupported/) }),
-        );
+        let read: unknown;
+        try {
+          read = parseImageFile(damaged);
+        } catch (error) {
+          expect((error as { code?: string }).code).toMatch(/corrupt|unsupported/);
+          return;
+        }
+        // A compressed index has a few bits that no reader needs; its content is checksummed inflated.
+        expect(at).toBeGreaterThanOrEqual(manifest.index.offset);
+        expect(read).toEqual(written);
       }),
       { numRuns: 1000 },
     );
