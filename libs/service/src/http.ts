@@ -114,9 +114,8 @@ export async function listen(
     else server.listen({ fd: handed }, resolve);
   });
   const bound = server.address();
-  return bound === null || typeof bound === "string"
-    ? `http://${address.host}:${address.port}`
-    : `http://${bound.address}:${bound.port}`;
+  if (bound === null || typeof bound === "string") return `http://${address.host}:${address.port}`;
+  return `http://${bound.family === "IPv6" ? `[${bound.address}]` : bound.address}:${bound.port}`;
 }
 
 const FIRST_HANDED_OVER_FD = 3;

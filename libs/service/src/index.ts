@@ -1,4 +1,5 @@
 // What a service needs around its own idea.
+export { advertisedUrl } from "./advertised.ts";
 export { childEnvironment } from "./child-environment.ts";
 export {
   BASE_FIELDS,

@@ -72,6 +72,7 @@ export async function startAgent(
     weightStreamerAddress: settings.weightStreamerAddress,
     natsUrl: settings.natsUrl,
     workerHttpHost: settings.workerHttpHost,
+    workerAdvertisedHost: settings.workerAdvertisedHost,
     logLevel: settings.logLevel,
   };
   const files = await openReplicaFiles(join(stateDir, "replicas"));

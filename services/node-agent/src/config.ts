@@ -31,6 +31,10 @@ export const config = defineConfig("node-agent", {
   ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
+  workerAdvertisedHost: text(
+    "",
+    "Address that gateways are told of workers; empty: workerHttpHost, or where that is every address, the machine's first.",
+  ),
   segmentDirs: list(
     [],
     "Folders of the weight streamer's segments, which replicas see under the same paths; empty: its default in /dev/shm.",

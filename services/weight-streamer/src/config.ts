@@ -14,7 +14,10 @@ export const config = defineConfig("weight-streamer", {
     "Address at which other nodes of the zone read weights from this one; empty: none do, and it asks none.",
   ),
   peerPort: port(7464, "Port of the door for other nodes."),
-  peerUrl: text("", "What other nodes are told, where it is not http://<peerHost>:<peerPort>."),
+  peerUrl: text(
+    "",
+    "URL that other nodes are told; empty: of peerHost, or where that is every address, of the machine's first.",
+  ),
   peerToken: text("", "Secret that the streamers of a zone share; empty: the network keeps strangers out.", {
     secret: true,
   }),

@@ -1,6 +1,6 @@
 // This node among the others of its zone: serves them its weights, and has theirs read before the bucket's.
 import type { Bus } from "@pilotlight/bus";
-import { listen } from "@pilotlight/service";
+import { advertisedUrl, listen } from "@pilotlight/service";
 import { createPeerReader, type OpenedReader, type Peer, type Relay } from "@pilotlight/weights";
 import { joinPeers, type Peers } from "./adapters/peers.ts";
 import type { WeightCache, WeightCacheOptions } from "./domain/index.ts";
@@ -46,7 +46,7 @@ export function createPeering(
     async join(cache) {
       const door = createPeerDoor(cache, { token, waitMs });
       const url = await listen(door, { name: "peers", host: peerHost, port: peerPort });
-      peers = joinPeers(bus, { nodeId, zone, url: peerUrl === "" ? url : peerUrl });
+      peers = joinPeers(bus, { nodeId, zone, url: peerUrl === "" ? advertisedUrl(url) : peerUrl });
       return {
         async close() {
           await peers?.close();

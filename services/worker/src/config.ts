@@ -11,6 +11,10 @@ export const config = defineConfig("worker", {
   nodeAgentAddress: text("127.0.0.1:7467", "gRPC address of the node agent."),
   weightStreamerAddress: text("127.0.0.1:7463", "gRPC address of the weight streamer."),
   httpHost: text("127.0.0.1", "Address of the replica's OpenAI door."),
+  advertisedHost: text(
+    "",
+    "Address that gateways are told; empty: the one it listens on, or where that is every address, the machine's first.",
+  ),
   httpPort: port(0, "Port of the replica's OpenAI door; 0 takes any free one."),
   bodyBytesMax: bytes(64 * 1024 ** 2, "Largest request body.", { min: 1024 }),
   requestTimeoutMs: durationMs(60_000, "How long a gateway may take to send a request."),

@@ -271,6 +271,14 @@ describe("a replica's life", () => {
       });
   });
 
+  test("on every address, it tells one that others can reach, or the one that it was given", async () => {
+    const everywhere = await replica("llama", { environment: { HTTP_HOST: "0.0.0.0" } });
+    expect(everywhere.url).not.toContain("0.0.0.0");
+    expect((await post(everywhere.url, CHAT)).status).toBe(200);
+    const named = await replica("llama", { environment: { ADVERTISED_HOST: "localhost" } });
+    expect(named.url).toMatch(/^http:\/\/localhost:\d+$/);
+    expect(agent.reports.map(({ endpoint }) => endpoint)).toContain(named.url);
+  });
   test("told to drain, it ends its streams, refuses new requests with a sign, and exits well", async () => {
     const { process, url } = await replica("llama");
     const long = post(url, { ...CHAT, max_tokens: 400, ignore_eos: true, stream: true });

@@ -8,7 +8,7 @@ import { type Bus, connectBusInBackground } from "@pilotlight/bus";
 import { ReplicaPhase } from "@pilotlight/contracts";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { toOpenAiError } from "@pilotlight/openai";
-import { createHttpDoor, listen, type ServiceContext } from "@pilotlight/service";
+import { advertisedUrl, createHttpDoor, listen, type ServiceContext } from "@pilotlight/service";
 import { startLoadSampler } from "./adapters/load-sampler.ts";
 import { Reports, wireMarks } from "./adapters/reports.ts";
 import { type Assignment, modelNameOf } from "./assignment.ts";
@@ -89,7 +89,7 @@ async function openDoor(
     modelName: modelNameOf(assignment),
     application: assignment.application,
   });
-  const endpoint = await listen(app, { name: "worker", host: config.httpHost, port: config.httpPort });
+  const listening = await listen(app, { name: "worker", host: config.httpHost, port: config.httpPort });
   context.addReadiness("engine", () =>
     life.takesRequests ? undefined : ReplicaPhase[life.phase].toLowerCase(),
   );
@@ -98,7 +98,7 @@ async function openDoor(
     app.server.closeAllConnections();
     await app.close();
   });
-  return endpoint;
+  return advertisedUrl(listening, config.advertisedHost);
 }
 
 function startReports(

@@ -7,6 +7,7 @@ export type LaunchSettings = {
   weightStreamerAddress: string;
   natsUrl: string;
   workerHttpHost: string;
+  workerAdvertisedHost: string;
   logLevel: string;
 };
 
@@ -41,6 +42,7 @@ export function environmentOf(
     WEIGHT_STREAMER_ADDRESS: settings.weightStreamerAddress,
     NATS_URL: settings.natsUrl,
     HTTP_HOST: settings.workerHttpHost,
+    ADVERTISED_HOST: settings.workerAdvertisedHost,
     HTTP_PORT: "0",
     LOG_LEVEL: settings.logLevel,
   };
