@@ -46,6 +46,7 @@ describe("a replica's life", () => {
     await expect.poll(up).toBeDefined();
     const environment = JSON.parse(up()?.fieldsJson ?? "{}").environment as string[];
     expect(environment.filter((name) => name !== "PATH")).toEqual([
+      "ADVERTISED_HOST",
       "ASSIGNMENT_FILE",
       "DRAIN_MS",
       "HTTP_HOST",
