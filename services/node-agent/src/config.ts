@@ -68,7 +68,14 @@ export const config = defineConfig("node-agent", {
     "Drain and stop the replicas when the agent is told to stop; otherwise they go on without it.",
   ),
   exitDrainTimeoutMs: durationMs(5_000, "Longest drain when the agent stops its replicas on exit."),
-  logGlobs: list([], "Log files of services on this node to ship too; `*` stands for part of a file name."),
+  logGlobs: list(
+    [],
+    "Log files of services on this node to ship too; `*` stands for part of a name, `**` for folders.",
+  ),
+  logContainerTag: text(
+    "pilotlight",
+    "Of Docker's own log files (json-file) only containers with this tag, or one below it (`<tag>/gateway`), are shipped.",
+  ),
   logPollIntervalMs: durationMs(150, "How often log files are looked at.", { min: 10, max: 60_000 }),
   logBatchBytesMax: bytes(256 * 1024, "Largest piece of a file that is shipped at once.", { min: 4_096 }),
   logLineBytesMax: bytes(32 * 1024, "Longer lines are split.", { min: 256 }),

@@ -1,6 +1,7 @@
 // From a record to a log line: structured ones by their fields, plain ones as they are. What the agent knows for sure (whose
 // file it is) wins over what the line says.
 import { LogLevel, type LogLineSchema, type MessageInitShape, timestampFromMs } from "@pilotlight/contracts";
+import { containerLine } from "./container-line.ts";
 
 export type LogLineInit = MessageInitShape<typeof LogLineSchema>;
 
@@ -9,13 +10,22 @@ export type LogOrigin = {
   /** Name for lines that do not say it themselves. */
   service: string;
   stream: "stdout" | "stderr" | "file";
+  /** Of Docker's files: lines of containers with this tag, or one below it (`pilotlight/nats`), are taken, others left. */
+  containerTag?: string;
   /** Set for a replica's files. */
   replica?: { application: string; version: number; deployment: string; replicaId: string } | undefined;
 };
 
-/** Parses a record that was read at `now` (epoch ms). */
-export function parseRecord(record: string, origin: LogOrigin, now: number): LogLineInit {
+/** Parses a record that was read at `now` (epoch ms). Undefined for output of a container that is none of ours. */
+export function parseRecord(record: string, origin: LogOrigin, now: number): LogLineInit | undefined {
   const fields = record.startsWith("{") ? parseObject(record) : undefined;
+  const contained = origin.containerTag === undefined ? undefined : containerLine(fields);
+  if (contained !== undefined) {
+    const { text, stream, at, tag } = contained;
+    const [tagged, name] = tag.split("/", 2);
+    if (tagged !== origin.containerTag) return undefined;
+    return parseRecord(text, { service: name ?? origin.service, stream }, at);
+  }
   if (fields === undefined) {
     const level = levelWord(record) ?? (origin.stream === "stderr" ? LogLevel.WARN : LogLevel.INFO);
     return { at: timestampFromMs(now), level, service: origin.service, message: record, ...origin.replica };

@@ -95,6 +95,27 @@ describe("log lines", () => {
   const replica = { application: "chat", version: 2, deployment: "main", replicaId: "r1" };
   const origin = { service: "worker", stream: "stdout" as const, replica };
   const NOW = Date.parse("2026-11-21T10:00:00Z");
+  test("in Docker's files, lines of our containers are taken as they were printed, those of others are left", () => {
+    const inDocker = (log: string, more: object) =>
+      parseRecord(
+        JSON.stringify({ log, stream: "stdout", time: "2026-11-21T09:59:58.5Z", ...more }),
+        { service: "abc", stream: "file", containerTag: "pilotlight" },
+        NOW,
+      );
+    const ours = { attrs: { tag: "pilotlight/nats" } };
+    expect(inDocker('{"service":"gateway","msg":"request","requestId":"q1"}\n', ours)).toMatchObject({
+      service: "gateway",
+      message: "request",
+      requestId: "q1",
+      at: timestampFromMs(NOW - 1_500),
+    });
+    expect(inDocker("Server is ready\n", ours)).toMatchObject({
+      service: "nats",
+      message: "Server is ready",
+    });
+    expect(inDocker("secret of another\n", { attrs: { tag: "other/nats" } })).toBeUndefined();
+    expect(inDocker("secret of another\n", {})).toBeUndefined();
+  });
   test("a structured line gives its fields; whose it is, the agent knows better", () => {
     const record = JSON.stringify({
       time: "2026-11-21T09:59:59.123Z",
@@ -130,7 +151,7 @@ describe("log lines", () => {
     ['{"cut": "of', LogLevel.INFO],
     ["[1,2]", LogLevel.INFO],
   ])("level of %s", (record, level) => {
-    expect(parseRecord(record, origin, NOW).level).toBe(level);
+    expect(parseRecord(record, origin, NOW)?.level).toBe(level);
   });
   test("a plain line on stderr is a warning, and keeps its text", () => {
     const line = parseRecord("oh no", { service: "worker", stream: "stderr", replica }, NOW);
@@ -359,10 +380,12 @@ describe("the tailer", () => {
 test("a glob names files of one folder", () => {
   for (const name of ["gateway.log", "control.log", "gateway.log.1", "x.txt"])
     writeFileSync(join(home, name), "");
-  expect(globSources(join(home, "*.log")).map(({ path: found, origin }) => [found, origin.service])).toEqual([
+  expect(
+    globSources(join(home, "*.log"), "pilotlight").map(({ path: found, origin }) => [found, origin.service]),
+  ).toEqual([
     [join(home, "control.log"), "control"],
     [join(home, "gateway.log"), "gateway"],
   ]);
-  expect(globSources(join(home, "nowhere", "*.log"))).toEqual([]);
+  expect(globSources(join(home, "nowhere", "*.log"), "pilotlight")).toEqual([]);
   expect(existsSync(join(home, "nowhere"))).toBe(false);
 });

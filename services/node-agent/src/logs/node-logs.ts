@@ -13,6 +13,7 @@ import { type LogSource, LogTailer, type OutgoingBatch } from "./tailer.ts";
 export type NodeLogsSettings = {
   nodeId: string;
   logGlobs: readonly string[];
+  logContainerTag: string;
   logPollIntervalMs: number;
   logBatchBytesMax: number;
   logLineBytesMax: number;
@@ -72,7 +73,9 @@ export class NodeLogs {
 
   #sources(): LogSource[] {
     if (Date.now() - this.#globbedAt >= GLOB_INTERVAL_MS) {
-      this.#globbed = this.#settings.logGlobs.flatMap(globSources);
+      this.#globbed = this.#settings.logGlobs.flatMap((glob) =>
+        globSources(glob, this.#settings.logContainerTag),
+      );
       this.#globbedAt = Date.now();
       for (const place of this.#settled) if (!this.#replicas.has(place)) this.#settled.delete(place);
     }

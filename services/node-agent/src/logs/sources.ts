@@ -1,6 +1,6 @@
 // Which files the node's log lines stand in: two of every replica, and those that the configuration names.
-import { existsSync, readdirSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { globSync } from "node:fs";
+import { basename, join } from "node:path";
 import type { Replica } from "../domain/replica.ts";
 import type { LogSource } from "./tailer.ts";
 
@@ -22,23 +22,15 @@ export function replicaSources(replica: Replica, folder: string): LogSource[] {
   return [source(STDOUT_FILE, "stdout"), source(STDERR_FILE, "stderr")];
 }
 
-/** Files that match a glob now. `*` and `?` stand for characters of the file's name; folders are taken literally. */
-export function globSources(glob: string): LogSource[] {
-  const folder = dirname(glob);
-  const escaped = basename(glob).replace(/[.+^${}()|[\]\\]/g, "\\$&");
-  const pattern = new RegExp(`^${escaped.replaceAll("*", ".*").replaceAll("?", ".")}$`);
-  return namesIn(folder)
-    .filter((name) => pattern.test(name))
+/** Files that match a glob (`*`, `?`, `**`) now. Files of Docker's among them: only containers with this tag. */
+export function globSources(glob: string, containerTag: string): LogSource[] {
+  return globSync(glob)
     .sort()
-    .map((name) => ({
-      name: join(folder, name),
-      path: join(folder, name),
-      origin: { service: name.replace(/\..*$/, ""), stream: "file" },
+    .map((path) => ({
+      name: path,
+      path,
+      origin: { service: basename(path).replace(/\..*$/, ""), stream: "file", containerTag },
       over: false,
       owned: false,
     }));
-}
-
-function namesIn(folder: string): string[] {
-  return existsSync(folder) ? readdirSync(folder) : [];
 }

@@ -133,7 +133,7 @@ export class LogTailer {
 
   async #send(source: LogSource, batch: FileBatch): Promise<void> {
     const now = Date.now();
-    const lines = batch.records.map((record) => parseRecord(record, source.origin, now));
+    const lines = batch.records.flatMap((record) => parseRecord(record, source.origin, now) ?? []);
     if (lines.length > 0) {
       const { offset, end: offsetEnd } = batch;
       await this.#options.send({ source: `${source.name}#${batch.life}`, offset, offsetEnd, lines });
