@@ -17,7 +17,8 @@ afterAll(async () => {
 });
 
 test("deploying an image and a model gives a ready replica, and the waterfall of its start", async () => {
-  const waterfall = await running.demo.deploy();
+  const [waterfall, early] = await Promise.all([running.demo.deploy(), askAsSoonAsKnown()]);
+  expect(early, "a request that came before the first replica waited for it").toBe(200);
   for (const phase of [
     "placed",
     "image usable",
@@ -82,3 +83,20 @@ test("every event that was said is in the AsyncAPI document and validates agains
 });
 
 test("no service ended by itself", () => expect(running.restarts).toEqual([]));
+
+/** Asks from the first moment on at which the gateway knows the model, long before a replica is ready. */
+async function askAsSoonAsKnown(): Promise<number> {
+  for (;;) {
+    const { status } = await fetch(`${running.platform.endpoints.gatewayUrl}/v1/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({
+        model: "smollm2-135m-instruct",
+        messages: [{ role: "user", content: "hello" }],
+        max_tokens: 2,
+      }),
+    });
+    if (status !== 404) return status;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}

@@ -324,9 +324,10 @@ describe("the first version", () => {
   const first = () =>
     new Story({ from: null, deployments: [{ name: "chat", from: null, to: { accelerators: 1 }, surge: 1 }] });
 
-  test("gets all traffic when it is ready", () => {
+  test("gets all traffic at once: requests wait for its first replica", () => {
     const story = first();
-    expect(story.see(0, { wanted: 2, from: counts(0) })).toEqual(["v2/chat:2"]);
+    expect(story.see(0, { wanted: 2, from: counts(0) })).toEqual(["v2=1", "v2/chat:2"]);
+    expect(story.see(500)).toEqual([]);
     expect(story.see(1_000, { to: counts(1, 1) })).toEqual(["v2=1", "v2/chat:load", "done"]);
   });
 

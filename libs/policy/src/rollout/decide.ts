@@ -161,7 +161,7 @@ function goOn(now: Instant, lots: readonly Lot[], state: Forward, plan: RolloutP
       wakeAt: null,
     };
   }
-  const bounds = lots.map((lot) => forwardBounds(lot, next, weightTo ?? 0));
+  const bounds = lots.map((lot) => forwardBounds(lot, next, weightTo));
   return ordered(now, next, { weightTo, bounds }, plan, forwardDueAt(next, plan));
 }
 
@@ -210,13 +210,9 @@ function gatePasses(now: Instant, state: Forward, plan: RolloutPlan): boolean {
   );
 }
 
-function forwardWeight(
-  lots: readonly Lot[],
-  state: Forward,
-  isStep: boolean,
-  plan: RolloutPlan,
-): number | null {
-  if (plan.from === null) return state.kind === "finishing" ? 1 : null;
+function forwardWeight(lots: readonly Lot[], state: Forward, isStep: boolean, plan: RolloutPlan): number {
+  // Nobody else answers: requests wait for the first version's first replica.
+  if (plan.from === null) return 1;
   const range = trafficRange(lots);
   switch (state.kind) {
     case "starting":
