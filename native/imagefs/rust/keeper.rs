@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -200,9 +201,21 @@ impl KeeperLink {
     }
 }
 
-/// Takes the cache directory for this process and those it starts. None: another one has it.
-pub fn take_lock(cache: &Path) -> io::Result<Option<OwnedFd>> {
+/// A killed server holds the lock until the last of its threads is gone; on a busy machine that takes its time.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Takes the cache directory for this process and those it starts. None: another one serves it.
+pub fn take_lock(cache: &Path, socket: &Path) -> io::Result<Option<OwnedFd>> {
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(cache.join("lock"))?;
-    let taken = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
-    Ok(taken.then(|| file.into()))
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Some(file.into()));
+        }
+        if UnixStream::connect(socket).is_ok() || Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(LOCK_INTERVAL);
+    }
 }

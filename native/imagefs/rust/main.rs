@@ -1,5 +1,6 @@
 //! pilotlight-imagefs: the mounting side of Pilotlight's images. One program, several roles:
 //!   serve    the keeper of a cache directory; starts the handler
+//!   clear    takes away the mounts of a cache directory whose server was killed
 //!   handler  answers the kernel, fetches, mounts (started by the keeper)
 //!   keeper   a keeper that adopts a running handler (started by the handler)
 //!   probe    says what this machine can do, as JSON
@@ -26,7 +27,7 @@ mod tree;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -38,11 +39,12 @@ const EXIT_TAKEN: u8 = 3;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some((role, rest)) = arguments.split_first() else {
-        eprintln!("usage: pilotlight-imagefs serve|probe|tree|run …");
+        eprintln!("usage: pilotlight-imagefs serve|clear|probe|tree|run …");
         return ExitCode::from(2);
     };
     let outcome = match role.as_str() {
         "serve" => serve(rest),
+        "clear" => clear(rest),
         "handler" => handler(rest),
         "keeper" => adopt(rest),
         "probe" => probe::print(rest),
@@ -101,16 +103,10 @@ fn serve(arguments: &[String]) -> Result<ExitCode, String> {
     for part in ["images", "mnt"] {
         std::fs::create_dir_all(cache.join(part)).map_err(|e| format!("{}: {e}", cache.display()))?;
     }
-    let Some(lock) = keeper::take_lock(cache).map_err(|e| format!("{}: {e}", cache.display()))? else {
+    let Some(lock) = take_over(cache)? else {
         return Ok(ExitCode::from(EXIT_TAKEN));
     };
-    let cleaned = mounts::clean_up(cache);
-    if cleaned > 0 {
-        eprintln!("imagefs: detached {cleaned} mounts of an earlier run");
-    }
-    let _ = std::fs::remove_file(cache.join("state.json"));
-    let socket = cache.join("control.sock");
-    let _ = std::fs::remove_file(&socket);
+    let socket = socket_path(cache);
     let listener = UnixListener::bind(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;
     let shared = Shared {
         listener: listener.into(),
@@ -121,6 +117,32 @@ fn serve(arguments: &[String]) -> Result<ExitCode, String> {
     keeper::run(shared, arguments, None).map_err(|e| e.to_string())?;
     let _ = std::fs::remove_file(socket);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes away what servers that were killed left behind, and starts none.
+fn clear(arguments: &[String]) -> Result<ExitCode, String> {
+    let options = parse(arguments)?;
+    let taken = take_over(&options.cache)?;
+    Ok(if taken.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_TAKEN) })
+}
+
+/// The lock of the cache directory, with nothing left there of an earlier run. None: somebody serves it.
+fn take_over(cache: &Path) -> Result<Option<OwnedFd>, String> {
+    let socket = socket_path(cache);
+    let lock = keeper::take_lock(cache, &socket).map_err(|e| format!("{}: {e}", cache.display()))?;
+    if lock.is_some() {
+        let cleaned = mounts::clean_up(cache);
+        if cleaned > 0 {
+            eprintln!("imagefs: detached {cleaned} mounts of an earlier run");
+        }
+        let _ = std::fs::remove_file(cache.join("state.json"));
+        let _ = std::fs::remove_file(&socket);
+    }
+    Ok(lock)
+}
+
+fn socket_path(cache: &Path) -> PathBuf {
+    cache.join("control.sock")
 }
 
 fn adopt(arguments: &[String]) -> Result<ExitCode, String> {

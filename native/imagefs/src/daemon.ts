@@ -1,23 +1,26 @@
 // The connection to the imagefs processes of one cache directory: started when nobody serves it, found again when the
 // handler was restarted. Requests and answers are JSON lines (rust/control.rs is the other side).
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { ERROR_CODES, type ErrorCode, PlatformError } from "@pilotlight/errors";
 import * as z from "zod";
 
-/** The processes are up within milliseconds; a loaded machine may take longer. */
-const START_TIMEOUT_MS = 10_000;
+/** The processes are up within milliseconds; on a loaded machine those before them may take long to die. */
+const START_TIMEOUT_MS = 30_000;
 const CONNECT_INTERVAL_MS = 20;
 /** Mounting answers within milliseconds; an unmount may wait for the kernel. */
 const CALL_TIMEOUT_MS = 30_000;
 const CALL_ATTEMPTS_MAX = 4;
 const STOP_TIMEOUT_MS = 10_000;
+
+const run = promisify(execFile);
 
 const failureSchema = z.object({ code: z.string(), message: z.string() });
 const lineSchema = z.union([
@@ -64,23 +67,24 @@ export class Daemon {
     }
   }
 
-  /** Ends the processes, and waits until they are gone. What is called meanwhile or later fails, and starts nothing. */
+  /**
+   * Ends the processes, and waits until they are gone; takes away what they left if they were killed. What is called
+   * meanwhile or later fails, and starts nothing.
+   */
   async stop(): Promise<void> {
     this.#stopping = true;
+    const { binary, cacheDir } = this.#options;
     for (let attempt = 1; attempt <= CALL_ATTEMPTS_MAX && (await this.isRunning()); attempt++) {
       // The answer may get lost with the process that was asked to end; or a handler died just before.
       await this.#callOnce("stop", {}).catch((error: unknown) => {
         if (!(error instanceof HandlerGone)) throw error;
       });
-      for (
-        let waitedMs = 0;
-        waitedMs < STOP_TIMEOUT_MS && (await this.isRunning());
-        waitedMs += CONNECT_INTERVAL_MS
-      ) {
-        await sleep(CONNECT_INTERVAL_MS);
-      }
+      const deadline = performance.now() + STOP_TIMEOUT_MS;
+      while (performance.now() < deadline && (await this.isRunning())) await sleep(CONNECT_INTERVAL_MS);
     }
     await this.close();
+    // A cache directory that was never made, or is gone, holds no mounts.
+    if (existsSync(cacheDir)) await run(binary, ["clear", "--cache", cacheDir]).catch(() => undefined);
   }
 
   async #callOnce(op: string, fields: Record<string, unknown>): Promise<unknown> {
@@ -115,13 +119,24 @@ export class Daemon {
     return join(this.#options.cacheDir, "control.sock");
   }
 
-  #connected(mayStart: boolean): Promise<Socket> {
+  async #connected(mayStart: boolean): Promise<Socket> {
     if (this.#closed) throw new PlatformError("cancelled", "this imagefs handle is closed");
-    this.#socket ??= this.#open(mayStart).catch((error: unknown) => {
-      this.#socket = undefined;
+    const opened = this.#socket;
+    if (opened !== undefined) {
+      try {
+        return await opened;
+      } catch (error) {
+        // Who may start the processes does not fail with one who only looked for them.
+        if (!mayStart || !(error instanceof HandlerGone)) throw error;
+        return this.#connected(mayStart);
+      }
+    }
+    const opening = this.#open(mayStart);
+    this.#socket = opening;
+    return opening.catch((error: unknown) => {
+      if (this.#socket === opening) this.#socket = undefined;
       throw error;
     });
-    return this.#socket;
   }
 
   async #open(mayStart: boolean): Promise<Socket> {
@@ -171,11 +186,8 @@ export class Daemon {
       if (code !== 3) ended = `it ended with ${signal ?? code}`;
     });
     child.unref();
-    for (
-      let waitedMs = 0;
-      waitedMs < START_TIMEOUT_MS && ended === undefined;
-      waitedMs += CONNECT_INTERVAL_MS
-    ) {
+    const deadline = performance.now() + START_TIMEOUT_MS;
+    while (performance.now() < deadline && ended === undefined) {
       const socket = await tryConnect(this.#socketPath);
       if (socket !== undefined) return socket;
       await sleep(CONNECT_INTERVAL_MS);
