@@ -2,9 +2,9 @@
 // on, have changed, and the rest keeps running. The worker is in an image: a change of it shows after `npm start`.
 import { watch } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { ROOT } from "./checkout.ts";
 import { readPackageGraph, servicesTouchedBy } from "./dependents.ts";
+import { readOptions } from "./options.ts";
 import { startPlatform } from "./platform.ts";
 import { say } from "./terminal.ts";
 import { ensureWorkerImage } from "./worker-image.ts";
@@ -12,7 +12,15 @@ import { ensureWorkerImage } from "./worker-image.ts";
 /** Editors write a file several times: changes within this time are one. */
 const SETTLE_MS = 150;
 
-const { values } = parseArgs({ options: { state: { type: "string", default: join(ROOT, ".pilotlight") } } });
+const HELP = `npm run dev [-- OPTIONS]     Runs the platform from its sources and restarts what changes.
+
+  --state DIR       keep everything here (default: .pilotlight in the checkout)
+
+Examples
+  npm run dev
+  npm run dev -- --state /var/tmp/pilotlight`;
+
+const values = readOptions(HELP, { state: { type: "string", default: join(ROOT, ".pilotlight") } });
 const { reference } = await ensureWorkerImage(join(values.state, "images"));
 const platform = await startPlatform({
   stateDir: values.state,

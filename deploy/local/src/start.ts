@@ -1,9 +1,9 @@
 // `npm start`: the platform with its demo, then the platform until Ctrl-C.
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { toPlatformError } from "@pilotlight/errors";
 import { ROOT } from "./checkout.ts";
+import { readOptions } from "./options.ts";
 import { type Platform, startPlatform } from "./platform.ts";
 import { say, show, step } from "./terminal.ts";
 import { ensureWorkerImage } from "./worker-image.ts";
@@ -23,23 +23,15 @@ Examples
   npm start -- --s3 --once
   npm start -- --no-demo --nats nats://127.0.0.1:4222`;
 
-const { values } = parseArgs({
-  options: {
-    s3: { type: "boolean", default: false },
-    bucket: { type: "string" },
-    nats: { type: "string" },
-    postgres: { type: "string" },
-    demo: { type: "boolean", default: true },
-    once: { type: "boolean", default: false },
-    state: { type: "string", default: join(ROOT, ".pilotlight") },
-    help: { type: "boolean", short: "h", default: false },
-  },
-  allowNegative: true,
+const values = readOptions(HELP, {
+  s3: { type: "boolean", default: false },
+  bucket: { type: "string" },
+  nats: { type: "string" },
+  postgres: { type: "string" },
+  demo: { type: "boolean", default: true },
+  once: { type: "boolean", default: false },
+  state: { type: "string", default: join(ROOT, ".pilotlight") },
 });
-if (values.help) {
-  process.stdout.write(`${HELP}\n`);
-  process.exit(0);
-}
 
 let platform: Platform | undefined;
 let stopping = false;

@@ -103,7 +103,7 @@ function images(status: Status): string[] {
 
 function weights(status: Status): string[] {
   const rows = status.weights.map((one) => [
-    one.source,
+    one.source.replace(/\?.*$/, ""),
     one.nodeId,
     one.progress === null ? one.state : formatProgress(one.progress),
     formatBytes(one.bytes),
