@@ -44,6 +44,8 @@ type Supervised = {
   child: ChildProcess | undefined;
   failures: number;
   startedAt: number;
+  /** It was ready at least once: what ends now can start again. */
+  proven: boolean;
   wanted: boolean;
   timer: NodeJS.Timeout | undefined;
 };
@@ -66,6 +68,7 @@ export class Supervisor {
       child: undefined,
       failures: 0,
       startedAt: 0,
+      proven: false,
       wanted: true,
       timer: undefined,
     };
@@ -73,7 +76,10 @@ export class Supervisor {
     this.#spawn(supervised);
   }
 
-  /** Waits until every process says that it is ready. Throws with its last words for one that ends, or is not in time. */
+  /**
+   * Waits until every process says that it is ready. Throws with its last words for one that ends before it ever was, or is
+   * not in time.
+   */
   async ready(): Promise<void> {
     await Promise.all([...this.#processes.values()].map((supervised) => this.#awaitReady(supervised)));
   }
@@ -96,6 +102,7 @@ export class Supervisor {
     const supervised = this.#processes.get(name);
     if (supervised === undefined) throw new PlatformError("notFound", `there is no process '${name}'`);
     supervised.failures = 0;
+    supervised.proven = false;
     await this.#end(supervised);
     supervised.wanted = true;
     this.#spawn(supervised);
@@ -170,8 +177,11 @@ export class Supervisor {
     const see = { remedy: `See ${this.#logFile(name)}.` };
     for (;;) {
       const why = await notReady(readyUrl);
-      if (why === undefined) return;
-      if (supervised.failures > 0)
+      if (why === undefined) {
+        supervised.proven = true;
+        return;
+      }
+      if (!supervised.proven && supervised.failures > 0)
         throw new PlatformError("unavailable", `${name} cannot start: ${this.#lastWords(name)}`, see);
       if (Date.now() > deadline)
         throw new PlatformError(
