@@ -17,6 +17,9 @@ import { type KeptServer, keepServer } from "./kept-server.ts";
 import { type Ports, pickPorts } from "./ports.ts";
 import { endLeftovers, type ProcessSpec, Supervisor, type SupervisorOptions } from "./supervisor.ts";
 
+/** What the streams may reserve, whatever the disk has free: on one machine they never grow near their limits. */
+const NATS_FILE_STORE_BYTES_MAX = 6 * 1024 ** 3;
+
 export type PlatformOptions = {
   /** Everything that is kept between starts. */
   stateDir: string;
@@ -85,7 +88,11 @@ async function startHeld(
       restartDelayMs: SERVER_RESTART_DELAY_MS,
       onRestart: () => options.onEvent?.({ kind: "restarting", name, detail: "the server ended by itself" }),
     });
-  const natsOptions = { stateDir: join(stateDir, "nats"), port: ports.nats };
+  const natsOptions = {
+    stateDir: join(stateDir, "nats"),
+    port: ports.nats,
+    fileStoreBytesMax: NATS_FILE_STORE_BYTES_MAX,
+  };
   const postgresOptions = { stateDir: join(stateDir, "postgres"), port: ports.postgres, durable: true };
   const [nats, postgres, bucket] = await Promise.all([
     options.natsUrl === undefined ? kept("nats", () => startNatsServer(natsOptions)) : undefined,

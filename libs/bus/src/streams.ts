@@ -1,12 +1,15 @@
 // The streams, declared in one place. Every service makes sure they exist at its start; whoever comes first makes them.
 import {
   DiscardPolicy,
+  JetStreamApiCodes,
+  JetStreamApiError,
   type JetStreamManager,
   RetentionPolicy,
   StorageType,
   type StreamConfig,
 } from "@nats-io/jetstream";
 import type { EventKind } from "@pilotlight/contracts";
+import { PlatformError } from "@pilotlight/errors";
 
 const DAY_NS = 24 * 3_600 * 1e9;
 const MINUTE_NS = 60 * 1e9;
@@ -74,12 +77,44 @@ export const STREAM_OF: Record<Exclude<EventKind, "smp">, string> = {
 export async function ensureStreams(manager: JetStreamManager, replicas: number): Promise<void> {
   for (const declared of STREAMS) {
     const config = { ...COMMON, ...declared, num_replicas: replicas };
-    try {
-      await manager.streams.add(config);
-    } catch (error) {
-      // Another service made it with other limits (an upgrade): ours win.
-      if (!(error instanceof Error) || !/already in use/.test(error.message)) throw error;
-      await manager.streams.update(declared.name, config);
+    // Looked for first: adding a stream that is there needs its storage once more, for a moment.
+    if (!(await isThere(manager, declared.name))) {
+      try {
+        await manager.streams.add(config);
+        continue;
+      } catch (error) {
+        // Another service was faster; then its limits may be others (an upgrade): ours win.
+        if (!(await isThere(manager, declared.name))) throw tooLittleStorage(error, declared) ?? error;
+      }
     }
+    await manager.streams.update(declared.name, config);
   }
 }
+
+const isThere = (manager: JetStreamManager, name: string): Promise<boolean> =>
+  manager.streams.info(name).then(
+    () => true,
+    (error) => {
+      if (error instanceof JetStreamApiError && error.code === JetStreamApiCodes.StreamNotFound) return false;
+      throw error;
+    },
+  );
+
+/** https://github.com/nats-io/nats-server/blob/main/server/errors.json */
+const INSUFFICIENT_STORAGE = 10047;
+
+function tooLittleStorage(error: unknown, { name, max_bytes = 0 }: Declared): PlatformError | undefined {
+  if (!(error instanceof JetStreamApiError) || error.code !== INSUFFICIENT_STORAGE) return undefined;
+  const needed = STREAMS.reduce((sum, stream) => sum + (stream.max_bytes ?? 0), 0);
+  return new PlatformError(
+    "resourceExhausted",
+    `NATS has no room for the ${mib(max_bytes)} of stream ${name}; all streams need ${mib(needed)}`,
+    {
+      remedy:
+        "Free space on the disk of NATS' store (it takes three quarters of it), or raise its max_file_store.",
+      cause: error,
+    },
+  );
+}
+
+const mib = (bytes: number): string => `${Math.round(bytes / 1024 ** 2)} MiB`;

