@@ -1,9 +1,10 @@
 // Cuts the file contents of one layer into chunks, the units of transfer, checksum and deduplication.
 //   C1. Files start at multiples of 4 KiB and are padded with zeros, so that a chunk can be mapped as it is.
-//   C2. A file above half a chunk has chunks of its own, cut every `chunkBytes` from its start: an unchanged file gives
+//   C2. A file above half a group has chunks of its own, cut every `chunkBytes` from its start: an unchanged file gives
 //       the same chunks whatever stands around it.
-//   C3. Smaller files share group chunks. A group ends when full, or after a file whose path says so (a hash of the path
-//       against the file's share of a chunk): a file that was added, removed or changed shifts its own group only.
+//   C3. Smaller files share group chunks of a quarter of that size, for a changed file changes its whole group. A group ends
+//       when full, or after a file whose path says so (a hash of the path against the file's share of a group): a file that
+//       was added, removed or changed shifts its own group only.
 //   C4. The chunks of one file are numbered consecutively; numbers depend on the layer's bytes alone.
 // No clock, no I/O: finished chunks go to a sink that owns the buffers from then on.
 import { PlatformError } from "@pilotlight/errors";
@@ -11,7 +12,9 @@ import { PlatformError } from "@pilotlight/errors";
 export const BLOCK_BYTES = 4096;
 
 /** Part of every layer key: a change of the cutting rules must not meet records made by the old ones. */
-export const CHUNKER_VERSION = 1;
+export const CHUNKER_VERSION = 2;
+
+const GROUPS_A_CHUNK = 4;
 
 /** Where a file's content begins in its layer. Empty files have none. */
 export type ChunkPlace = { chunk: number; offset: number };
@@ -27,6 +30,7 @@ type Open = { number: number; buffer: Buffer; length: number };
 
 export class Chunker {
   readonly #chunkBytes: number;
+  readonly #groupBytes: number;
   readonly #sink: ChunkSink;
   #nextNumber = 0;
   /** The group that small files are put in. */
@@ -38,6 +42,7 @@ export class Chunker {
   constructor(chunkBytes: number, sink: ChunkSink) {
     checkChunkBytes(chunkBytes);
     this.#chunkBytes = chunkBytes;
+    this.#groupBytes = chunkBytes / GROUPS_A_CHUNK;
     this.#sink = sink;
   }
 
@@ -50,12 +55,12 @@ export class Chunker {
   beginFile(path: string, size: number): ChunkPlace | undefined {
     if (size === 0) return undefined;
     const padded = Math.ceil(size / BLOCK_BYTES) * BLOCK_BYTES;
-    const big = padded > this.#chunkBytes / 2;
+    const big = padded > this.#groupBytes / 2;
     this.#file = { path, big, left: size, padded };
     if (big) {
       this.#target = this.#open();
     } else {
-      if (this.#group !== undefined && this.#group.length + padded > this.#chunkBytes) this.#closeGroup();
+      if (this.#group !== undefined && this.#group.length + padded > this.#groupBytes) this.#closeGroup();
       this.#group ??= this.#open();
       this.#target = this.#group;
     }
@@ -91,7 +96,7 @@ export class Chunker {
     target.buffer.fill(0, target.length, end);
     target.length = end;
     if (file.big) this.#emit(target);
-    else if (endsGroup(file.path, file.padded, this.#chunkBytes, target.length)) this.#closeGroup();
+    else if (endsGroup(file.path, file.padded, this.#groupBytes, target.length)) this.#closeGroup();
     this.#file = undefined;
     this.#target = undefined;
   }
@@ -128,9 +133,9 @@ export function checkChunkBytes(chunkBytes: number): void {
   }
 }
 
-/** A quarter full at least, then with a chance that gives a cut about every half chunk of bytes. */
-function endsGroup(path: string, padded: number, chunkBytes: number, groupBytes: number): boolean {
-  return groupBytes >= chunkBytes / 4 && fnv1a(path) / 2 ** 32 < padded / (chunkBytes / 2);
+/** A quarter full at least, then with a chance that gives a cut about every half group of bytes. */
+function endsGroup(path: string, padded: number, groupBytes: number, bytes: number): boolean {
+  return bytes >= groupBytes / 4 && fnv1a(path) / 2 ** 32 < padded / (groupBytes / 2);
 }
 
 /** FNV-1a, 32 bits, finished by a multiply-shift mix: short paths must spread over the upper bits too. */

@@ -37,6 +37,13 @@ pub struct Blob {
     pub fuse_opens: AtomicU64,
     /// The hot pack, while it is coming.
     hot: RwLock<Option<Arc<Hot>>>,
+    /// Hot packs that were asked for, and whether they are still coming: what they bring is brought once, however often the
+    /// image is mounted.
+    hot_packs: Mutex<HashMap<String, bool>>,
+    /// Everything is to be brought once the hot pack is there.
+    fill_wanted: AtomicBool,
+    /// The kernel's name for the mounted image's read-ahead, while it is kept small.
+    narrow_device: Mutex<Option<String>>,
     touches: Mutex<Touches>,
 }
 
@@ -65,6 +72,9 @@ impl Blob {
             watched: AtomicBool::new(false),
             fuse_opens: AtomicU64::new(0),
             hot: RwLock::default(),
+            hot_packs: Mutex::default(),
+            fill_wanted: AtomicBool::new(false),
+            narrow_device: Mutex::default(),
             touches: Mutex::default(),
         })
     }
@@ -105,6 +115,47 @@ impl Blob {
 
     pub fn set_hot(&self, hot: Option<Arc<Hot>>) {
         *self.hot.write().unwrap() = hot;
+    }
+
+    /// True when this pack was not asked for yet: the caller does it now.
+    pub fn begin_hot(&self, key: &str) -> bool {
+        let mut packs = self.hot_packs.lock().unwrap();
+        let is_new = !packs.contains_key(key);
+        if is_new {
+            packs.insert(key.to_string(), true);
+        }
+        is_new
+    }
+
+    /// A pack has come, or (`came` is false) may be asked for again.
+    pub fn end_hot(&self, key: &str, came: bool) {
+        let mut packs = self.hot_packs.lock().unwrap();
+        if came {
+            packs.insert(key.to_string(), false);
+        } else {
+            packs.remove(key);
+        }
+    }
+
+    pub fn is_hot_coming(&self) -> bool {
+        self.hot_packs.lock().unwrap().values().any(|coming| *coming)
+    }
+
+    pub fn want_fill(&self, wanted: bool) {
+        self.fill_wanted.store(wanted, Ordering::Release);
+    }
+
+    pub fn fill_wanted(&self) -> bool {
+        self.fill_wanted.load(Ordering::Acquire)
+    }
+
+    pub fn narrow_device(&self) -> Option<String> {
+        self.narrow_device.lock().unwrap().clone()
+    }
+
+    /// Returns the last one.
+    pub fn set_narrow_device(&self, device: Option<String>) -> Option<String> {
+        std::mem::replace(&mut self.narrow_device.lock().unwrap(), device)
     }
 
     pub fn source(&self) -> Arc<Source> {

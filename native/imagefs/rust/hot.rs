@@ -107,18 +107,32 @@ impl Hot {
         more
     }
 
-    /// Frames for the next request: neighbours in the pack, in their order.
-    fn take(&self) -> Option<std::ops::Range<usize>> {
+    /// Frames for the next request: neighbours in the pack, in their order, from the first one that is not there already.
+    fn take(&self, fetcher: &Fetcher, blob: &Arc<Blob>) -> Option<std::ops::Range<usize>> {
         let mut state = self.state.lock().unwrap();
+        while state.next < self.frames.len() && self.is_present(state.next, blob) {
+            let number = state.next as u32;
+            state.next += 1;
+            drop(state);
+            self.finish(number, fetcher, blob);
+            state = self.state.lock().unwrap();
+        }
         let first = state.next;
         let mut bytes = 0;
         while state.next < self.frames.len()
+            && !self.is_present(state.next, blob)
             && (bytes == 0 || bytes + u64::from(self.frames[state.next].wire_length) <= REQUEST_BYTES)
         {
             bytes += u64::from(self.frames[state.next].wire_length);
             state.next += 1;
         }
         (first < state.next).then_some(first..state.next)
+    }
+
+    fn is_present(&self, frame: usize, blob: &Blob) -> bool {
+        self.runs[self.frames[frame].runs.clone()]
+            .iter()
+            .all(|(page, pages)| blob.presence.has_range(page * PAGE, pages * PAGE))
     }
 
     fn fetch(&self, fetcher: &Fetcher, blob: &Arc<Blob>, range: std::ops::Range<usize>) {
@@ -171,10 +185,13 @@ fn go_on(ready: Vec<(u32, Waiting)>, fetcher: &Fetcher, blob: &Arc<Blob>) {
 /// Reads the pack's tables, then its frames, in threads of its own. `done` is called when nothing more will come.
 pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, done: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
-        match open(&blob, key, size) {
+        let opened = open(&blob, key.clone(), size);
+        let came = opened.is_ok();
+        match opened {
             Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
             Err(error) => eprintln!("imagefs: no hot pack for {}: {error}", blob.key),
         }
+        blob.end_hot(&key, came);
         done();
     });
 }
@@ -210,7 +227,7 @@ fn run(fetcher: &Arc<Fetcher>, blob: &Arc<Blob>, hot: Arc<Hot>, first: &[u8]) {
     for _ in 0..CONNECTIONS {
         let (fetcher, blob, hot) = (fetcher.clone(), blob.clone(), hot.clone());
         threads.push(std::thread::spawn(move || {
-            while let Some(range) = hot.take() {
+            while let Some(range) = hot.take(&fetcher, &blob) {
                 hot.fetch(&fetcher, &blob, range);
             }
         }));

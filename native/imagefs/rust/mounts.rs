@@ -1,5 +1,6 @@
 //! Mounting and unmounting, and what is left of it after a crash.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -64,6 +65,25 @@ impl LoopDevice {
             }
         }
     }
+}
+
+const BACKING_DEVICES: &str = "/sys/class/bdi";
+
+/// What the kernel calls the mounted EROFS images where it keeps their read-ahead. The names say nothing about the mounts.
+pub fn backing_devices() -> BTreeSet<String> {
+    let names = std::fs::read_dir(BACKING_DEVICES).into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("erofs-")).collect()
+}
+
+/// The name that a mount in between made; None when somebody else mounted at the same time.
+pub fn only_new(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Option<String> {
+    let mut fresh = after.difference(before);
+    fresh.next().filter(|_| fresh.next().is_none()).cloned()
+}
+
+/// For files that are opened from now on. False where the kernel does not let us.
+pub fn set_read_ahead(device: &str, kib: u32) -> bool {
+    std::fs::write(Path::new(BACKING_DEVICES).join(device).join("read_ahead_kb"), kib.to_string()).is_ok()
 }
 
 /// The same tree once more, at another place.
@@ -163,6 +183,14 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn only_a_single_new_device_is_ours() {
+        let names = |text: &str| text.split_whitespace().map(String::from).collect();
+        assert_eq!(super::only_new(&names("erofs-1"), &names("erofs-1 erofs-2")), Some("erofs-2".into()));
+        assert_eq!(super::only_new(&names("erofs-1"), &names("erofs-1 erofs-2 erofs-3")), None);
+        assert_eq!(super::only_new(&names("erofs-1"), &names("erofs-1")), None);
+    }
+
     #[test]
     fn escapes_of_mountinfo_are_read() {
         assert_eq!(super::unescape("/a\\040b\\134c"), "/a b\\c");

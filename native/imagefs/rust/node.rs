@@ -25,6 +25,12 @@ use crate::mounts;
 use crate::source::{Location, Source, SourceSpec};
 use crate::sys;
 
+/// How much the kernel reads around a touched page while much of an image is missing: its default of 128 KiB makes a start
+/// of PyTorch read 2.2 times the pages that it needs, and fetch them.
+const READ_AHEAD_MISSING_KIB: u32 = 16;
+/// The kernel's default, for images that are there.
+const READ_AHEAD_KIB: u32 = 128;
+
 const EXPORT_RUN_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,8 +90,6 @@ pub struct Entry {
     /// How its base is mounted, if it is.
     method: Option<Method>,
     mounts: Vec<MountRecord>,
-    /// Everything is to be brought in the background.
-    fill: bool,
     last_used_ms: u64,
 }
 
@@ -98,6 +102,9 @@ struct SavedEntry {
     mounts: Vec<MountRecord>,
     fill: bool,
     source: SourceSpec,
+    /// See `Blob::narrow_device`.
+    #[serde(default)]
+    narrow_device: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -207,11 +214,10 @@ impl Node {
                     if let Some(known) = entries.get_mut(&entry.key) {
                         known.method = entry.method;
                         known.mounts = entry.mounts;
-                        known.fill = entry.fill;
                     }
-                    if entry.fill && is_mounted {
-                        fill_all(&self.fetcher, &blob);
-                    }
+                    blob.set_narrow_device(entry.narrow_device);
+                    blob.want_fill(entry.fill && is_mounted);
+                    fill_if_wanted(&self.fetcher, &blob);
                     blob.fuse_opens.store(u64::from(entry.method == Some(Method::Fuse)), Ordering::Release);
                 }
                 Err(failure) => eprintln!("imagefs: cannot take over {}: {}", entry.key, failure.message),
@@ -283,7 +289,7 @@ impl Node {
         self.fetcher.share(&blob);
         entries.insert(
             key.to_string(),
-            Entry { blob: blob.clone(), method: None, mounts: Vec::new(), fill: false, last_used_ms: now_ms() },
+            Entry { blob: blob.clone(), method: None, mounts: Vec::new(), last_used_ms: now_ms() },
         );
         Ok(blob)
     }
@@ -340,7 +346,7 @@ impl Node {
         }
         entry.mounts.push(MountRecord { target: request.target.clone(), overlay: request.overlay.is_some() });
         entry.last_used_ms = now_ms();
-        entry.fill |= request.fill;
+        blob.want_fill(blob.fill_wanted() || request.fill);
         self.save(&entries);
         drop(entries);
         self.prefetch(&blob, request);
@@ -349,18 +355,15 @@ impl Node {
 
     /// The hot pack first, then all the rest.
     fn prefetch(&self, blob: &Arc<Blob>, request: &MountRequest) {
-        let fill = request.fill;
-        let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
-        let then = move || {
-            if fill {
-                fill_all(&fetcher, &filling);
-            }
-        };
         match &request.hot {
-            Some(hot) if !blob.presence.is_complete() => {
-                hot::start(self.fetcher.clone(), blob.clone(), hot.key.clone(), hot.size, then)
+            Some(hot) if !blob.presence.is_complete() && blob.begin_hot(&hot.key) => {
+                let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
+                let then = move || fill_if_wanted(&fetcher, &filling);
+                hot::start(self.fetcher.clone(), blob.clone(), hot.key.clone(), hot.size, then);
             }
-            _ => then(),
+            // The rest follows the pack of an earlier mount.
+            _ if blob.is_hot_coming() => {}
+            _ => fill_if_wanted(&self.fetcher, blob),
         }
     }
 
@@ -407,7 +410,13 @@ impl Node {
             Method::Fuse => self.fuse_directory()?.join(&blob.key),
         };
         let mount = if self.block_devices { mounts::mount_erofs_by_loops } else { mounts::mount_erofs };
-        mount(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))
+        let before = mounts::backing_devices();
+        mount(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))?;
+        if !blob.presence.is_complete() {
+            let device = mounts::only_new(&before, &mounts::backing_devices());
+            blob.set_narrow_device(device.filter(|device| mounts::set_read_ahead(device, READ_AHEAD_MISSING_KIB)));
+        }
+        Ok(())
     }
 
     /// Where FUSE shows the blobs; mounted when first needed.
@@ -457,8 +466,9 @@ impl Node {
 
     fn unmount_base(&self, entry: &mut Entry) {
         let _ = mounts::unmount(&self.base(&entry.blob.key));
+        entry.blob.set_narrow_device(None);
         entry.method = None;
-        entry.fill = false;
+        entry.blob.want_fill(false);
         self.fetcher.forget(&entry.blob);
     }
 
@@ -469,6 +479,11 @@ impl Node {
         let mut entries = self.entries.lock().unwrap();
         for entry in entries.values_mut() {
             let blob = &entry.blob;
+            if blob.presence.is_complete()
+                && let Some(device) = blob.set_narrow_device(None)
+            {
+                mounts::set_read_ahead(&device, READ_AHEAD_KIB);
+            }
             if !blob.watched.load(Ordering::Acquire) {
                 continue;
             }
@@ -545,8 +560,9 @@ impl Node {
                 key: key.clone(),
                 method: e.method,
                 mounts: e.mounts.clone(),
-                fill: e.fill,
+                fill: e.blob.fill_wanted(),
                 source: e.blob.source().spec().clone(),
+                narrow_device: e.blob.narrow_device(),
             })
             .collect();
         let written = serde_json::to_vec(&saved)
@@ -610,6 +626,12 @@ impl Node {
         let blobs = entries.iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
         let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
         blobs.chain(fuse).collect()
+    }
+}
+
+fn fill_if_wanted(fetcher: &Fetcher, blob: &Arc<Blob>) {
+    if blob.fill_wanted() {
+        fill_all(fetcher, blob);
     }
 }
 

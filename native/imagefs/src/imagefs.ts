@@ -123,6 +123,11 @@ export class Imagefs {
     return this.#probe;
   }
 
+  /** Starts the processes, so that the first mount need not. Without the program there is nothing to start. */
+  async ready(): Promise<void> {
+    await Promise.all([this.probe(), this.#daemon?.call("hello")]);
+  }
+
   /**
    * Mounts an image. Throws `notFound` (not converted), `corrupt`, `unsupported` (format version, forced method),
    * `alreadyExists` (mount point in use), `resourceExhausted`, `permissionDenied`, `unavailable`.
