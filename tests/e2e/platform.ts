@@ -13,9 +13,12 @@ export type TestPlatform = {
   stop(): Promise<void>;
 };
 
-/** Starts it with the models in its bucket. */
-export async function startTestPlatform(bucket: "directory" | "s3"): Promise<TestPlatform> {
-  const stateDir = await mkdtemp(join(tmpdir(), "pilotlight-e2e-"));
+/** Starts it with the models in its bucket, in a folder of its own below `home`. */
+export async function startTestPlatform(
+  bucket: "directory" | "s3",
+  home: string = tmpdir(),
+): Promise<TestPlatform> {
+  const stateDir = await mkdtemp(join(home, "pilotlight-e2e-"));
   await chmod(stateDir, 0o755); // PostgreSQL and workers run under accounts of their own
   const { reference } = await ensureWorkerImage(cacheDir("images"));
   const restarts: string[] = [];

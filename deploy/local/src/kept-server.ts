@@ -1,5 +1,5 @@
-// A server (NATS, PostgreSQL, the bucket) that is kept running: when it ends by itself it is started again on the same
-// address with the same data. For tests it can be taken away for a while.
+// A server (NATS, PostgreSQL, the bucket) that is kept running: when it ends by itself, or says that only a restart helps, it
+// is started again on the same address with the same data. For tests it can be taken away for a while.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ServerProcess } from "@pilotlight/servers";
 
@@ -10,14 +10,18 @@ export type KeptServer = {
   stop(): Promise<void>;
 };
 
+type Keepable = ServerProcess & { url: string; needsRestart?: () => Promise<boolean> };
+
 export type KeepOptions = {
-  start: () => Promise<ServerProcess & { url: string }>;
+  start: () => Promise<Keepable>;
   restartDelayMs: number;
+  checkIntervalMs: number;
   onRestart: () => void;
 };
 
 /** Starts the server and keeps it running until stopped. */
-export async function keepServer({ start, restartDelayMs, onRestart }: KeepOptions): Promise<KeptServer> {
+export async function keepServer(options: KeepOptions): Promise<KeptServer> {
+  const { start, restartDelayMs, checkIntervalMs, onRestart } = options;
   let server = await start();
   let wanted = true;
   let delayMs = restartDelayMs;
@@ -41,6 +45,12 @@ export async function keepServer({ start, restartDelayMs, onRestart }: KeepOptio
     }
   };
   watch(server);
+  const check = setInterval(() => {
+    void server.needsRestart?.().then(
+      (needed) => needed && server.kill("SIGTERM"),
+      () => {},
+    );
+  }, checkIntervalMs);
   return {
     url: server.url,
     async interrupt(downMs) {
@@ -53,6 +63,7 @@ export async function keepServer({ start, restartDelayMs, onRestart }: KeepOptio
     },
     async stop() {
       wanted = false;
+      clearInterval(check);
       await restarting;
       await server.stop();
     },

@@ -53,6 +53,7 @@ export type Platform = {
   stop(): Promise<void>;
 };
 
+const SERVER_CHECK_INTERVAL_MS = 5_000;
 const SERVER_RESTART_DELAY_MS = 500;
 
 /** First who takes requests, then who starts replicas, then the rest: nothing is started or lost while stopping. */
@@ -86,7 +87,8 @@ async function startHeld(
     keepServer({
       start,
       restartDelayMs: SERVER_RESTART_DELAY_MS,
-      onRestart: () => options.onEvent?.({ kind: "restarting", name, detail: "the server ended by itself" }),
+      checkIntervalMs: SERVER_CHECK_INTERVAL_MS,
+      onRestart: () => options.onEvent?.({ kind: "restarting", name, detail: "the server ended" }),
     });
   const natsOptions = {
     stateDir: join(stateDir, "nats"),

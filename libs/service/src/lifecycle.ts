@@ -92,6 +92,7 @@ export async function runService<F extends Fields>(definition: ServiceDefinition
     log.error("unexpected failure; the process ends", { error: toPlatformError(error) });
     void exit(1);
   };
+  process.stderr.on("error", () => {}); // a full disk: what cannot be said is no reason to end
   process.on("SIGTERM", () => void exit(0));
   process.on("SIGINT", () => void exit(0));
   process.on("uncaughtException", crash);

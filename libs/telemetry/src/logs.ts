@@ -2,6 +2,7 @@
 // Fields of every line: time, level, service, component, msg; requestId and traceId when the work belongs to one.
 import { type DestinationStream, type Logger as PinoLogger, pino, stdTimeFunctions } from "pino";
 import { currentRequestId, currentTraceId } from "./context.ts";
+import { counter } from "./metrics.ts";
 
 export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -19,6 +20,14 @@ export type LoggingOptions = {
   /** Where the lines go; stdout by default. */
   destination?: DestinationStream;
 };
+
+/** Lines that wait while stdout takes none (a full disk). */
+const WAITING_BYTES_MAX = 1024 * 1024;
+
+const droppedLines = counter({
+  name: "pilotlight_log_lines_dropped_total",
+  help: "Log lines given up because stdout could not be written for too long.",
+});
 
 let root: PinoLogger = makeRoot({ service: "unnamed", level: "error" });
 
@@ -40,7 +49,15 @@ function makeRoot(options: LoggingOptions): PinoLogger {
       paths: ["*.authorization", "authorization", "*.password", "password", "*.secret", "*.token", "token"],
     },
   };
-  return options.destination === undefined ? pino(settings) : pino(settings, options.destination);
+  return pino(settings, options.destination ?? standardOutput());
+}
+
+/** A process goes on while its log cannot be written: lines wait, within a limit, and are written with the next that can be. */
+function standardOutput(): DestinationStream {
+  const stdout = pino.destination({ dest: 1, sync: true, maxLength: WAITING_BYTES_MAX });
+  stdout.on("error", () => {});
+  stdout.on("drop", () => droppedLines.inc());
+  return stdout;
 }
 
 function contextFields(): LogFields {

@@ -1,3 +1,7 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
 import { InMemorySpanExporter, SimpleSpanProcessor } from "@opentelemetry/sdk-trace";
 import { PlatformError } from "@pilotlight/errors";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -36,6 +40,20 @@ beforeAll(async () => {
 afterAll(() => stop());
 
 describe("logs", () => {
+  test("a process whose log cannot be written goes on", async () => {
+    const program = `
+      import { configureLogging, logger } from ${JSON.stringify(join(import.meta.dirname, "index.ts"))};
+      configureLogging({ service: "s", level: "info" });
+      for (let i = 0; i < 3; i++) logger("main").info("a line");
+      setTimeout(() => process.exit(7), 50);`;
+    const full = await open("/dev/full", "w");
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", program], {
+      stdio: ["ignore", full.fd, "inherit"],
+    });
+    const [code] = await once(child, "exit");
+    await full.close();
+    expect(code).toBe(7);
+  });
   test("a line says where it comes from and which request it belongs to", () => {
     withRequestId("req-1", () => logger("http").info("request finished", { status: 200 }));
     expect(lines.at(-1)).toMatchObject({

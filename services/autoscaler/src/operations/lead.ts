@@ -53,6 +53,11 @@ export async function lead(ports: LeadPorts, signal: AbortSignal): Promise<void>
     },
   });
 
+  /** Nothing is decided before everything that exists is known. */
+  let settled = false;
+  const poke = (key: Key): void => {
+    if (settled) stepper.poke(key);
+  };
   const bounds = await watchDocuments(bus, EVENTS.boundsSet, {}, (message) => {
     for (const key of heard.noteBounds(message)) poke(key);
   });
@@ -61,11 +66,6 @@ export async function lead(ports: LeadPorts, signal: AbortSignal): Promise<void>
     if (status !== undefined) poke(heard.noteReplica(status));
   });
   open.defer(replicas.close);
-  /** Nothing is decided before everything that exists is known. */
-  let settled = false;
-  function poke(key: Key): void {
-    if (settled) stepper.poke(key);
-  }
   await Promise.race([Promise.all([bounds.current, replicas.current]), ended]);
   if (signal.aborted) return;
   open.defer(stepper.close);
