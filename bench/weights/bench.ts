@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { freePort, startNatsServer } from "@pilotlight/servers";
 import { type Figures, median } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
-import { type StreamerOptions, startStreamer } from "./pilotlight.ts";
+import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { relayOfEight } from "./relay.ts";
 import {
   CONNECTIONS,
@@ -25,6 +25,8 @@ import { buildTools, startLink, type Tools, touchMemory } from "./tools.ts";
 
 const FIRST_BYTE_MS = 10;
 const GBIT = 1e9;
+/** Files of a repository begin on pages. */
+const SPARE_ROOM_BYTES = 2 ** 20;
 /** Generated models: 7B- and 70B-like tensors with fewer layers, and many small ones; two to three GB each. */
 const MODELS = {
   full: {
@@ -84,14 +86,14 @@ class Bench {
   readonly #smoke: boolean;
   readonly #rounds: number;
   readonly #context: SideContext;
-  readonly #streamer: Omit<StreamerOptions, "nodeId">;
+  readonly #streamer: StreamerSetting;
   readonly #ending: (() => Promise<void>)[];
   #names = 0;
 
   private constructor(
     smoke: boolean,
     context: SideContext,
-    streamer: Omit<StreamerOptions, "nodeId">,
+    streamer: StreamerSetting,
     ending: (() => Promise<void>)[],
   ) {
     this.#smoke = smoke;
@@ -149,6 +151,7 @@ class Bench {
     await this.#costs(model, direct);
     const times = await this.#alternate({
       ours: () => this.#ours(model, direct),
+      unprepared: () => this.#oursUnprepared(model, direct),
       limit: () => this.#plain(model, direct),
       sequential: () => readPlainly(this.#context, model, direct, 1),
       ...this.#peers({
@@ -219,12 +222,26 @@ class Bench {
 
   /** One load in a fresh streamer: nothing is cached. */
   async #ours(model: BenchModel, address: string, ranks = 1): Promise<number> {
-    const streamer = await startStreamer({ ...this.#streamer, nodeId: `node-${++this.#names}` });
-    try {
-      await touchMemory(this.#context.tools, model.bytes);
+    return this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
       const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
       if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
       return seconds;
+    });
+  }
+
+  /** The same on a node whose memory is not ready: every page is allocated while the load goes on. */
+  async #oursUnprepared(model: BenchModel, address: string): Promise<number> {
+    return this.#withStreamer(0, async (streamer) => {
+      await touchMemory(this.#context.tools, model.bytes);
+      return (await streamer.load(modelUri(address, model.name))).seconds;
+    });
+  }
+
+  async #withStreamer<T>(spareBytes: number, work: (streamer: Streamer) => Promise<T>): Promise<T> {
+    const nodeId = `node-${++this.#names}`;
+    const streamer = await startStreamer({ ...this.#streamer, nodeId, spareBytes });
+    try {
+      return await work(streamer);
     } finally {
       await streamer.stop();
     }
@@ -232,17 +249,13 @@ class Bench {
 
   /** The streamer's own costs, apart from the comparisons. */
   async #costs(model: BenchModel, address: string): Promise<void> {
-    const streamer = await startStreamer({ ...this.#streamer, nodeId: `node-${++this.#names}` });
-    try {
-      await touchMemory(this.#context.tools, model.bytes);
+    await this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
       const before = streamer.cpuSeconds();
       await streamer.load(modelUri(address, model.name));
       const seconds = streamer.cpuSeconds() - before;
       this.figures["weights.cores_per_gb_s"] = seconds / (model.bytes / 1e9);
       this.figures["weights.peak_rss_over_ring_mb"] = streamer.peakPrivateBytes() / 1e6;
-    } finally {
-      await streamer.stop();
-    }
+    });
   }
 
   async #plain(model: BenchModel, address: string): Promise<number> {

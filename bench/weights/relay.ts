@@ -1,7 +1,7 @@
 // Eight nodes that start together, each behind a network card of its own (one rate in, one out), against one node that starts
 // alone. What the bucket gave is counted at the link.
 import { type BenchBucket, type BenchModel, modelUri } from "./bucket.ts";
-import { type Streamer, type StreamerOptions, startStreamer } from "./pilotlight.ts";
+import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { type Link, startLink, type Tools } from "./tools.ts";
 
 const NODES = 8;
@@ -14,7 +14,7 @@ const PORT_FIRST = 20_000;
 export type RelayResult = { timeRatio: number; bucketRatio: number; note: string };
 
 type Setting = {
-  streamer: Omit<StreamerOptions, "nodeId">;
+  streamer: StreamerSetting;
   tools: Tools;
   bucket: BenchBucket;
   model: BenchModel;
@@ -63,7 +63,7 @@ async function startTogether(
         PEER_URL: `http://${link.addresses[count + i]}`,
         CHUNK_BYTES: String(4 * 2 ** 20),
       };
-      nodes.push(await startStreamer({ ...streamer, nodeId, settings }));
+      nodes.push(await startStreamer({ ...streamer, nodeId, spareBytes: 0, settings }));
     }
     const before = await bucketBytes(link, count);
     const loads = nodes.map((node, i) => node.load(modelUri(link.addresses[i] ?? "", model.name)));

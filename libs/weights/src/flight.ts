@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { TensorEntry } from "@pilotlight/safetensors";
 import { Bell } from "./bell.ts";
 import { type Chunk, cutIntoChunks, TensorTracker } from "./chunks.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
@@ -61,7 +62,7 @@ export class Flight {
   #segments: SegmentSet;
   readonly #parts: FlightParts;
   readonly #stop = new AbortController();
-  readonly #tensors: TensorReady[] = [];
+  readonly #tensors: { file: number; tensor: TensorEntry }[] = [];
   readonly #bell = new Bell();
   readonly #startedAt: number;
   /** Settles when the flight has landed or failed and nothing of it runs any more. Never rejects. */
@@ -95,11 +96,6 @@ export class Flight {
   moveTo(segments: SegmentSet): void {
     const old = this.#segments;
     this.#segments = segments;
-    for (const [i, tensor] of this.#tensors.entries()) {
-      const file = old.segments.findIndex(({ path }) => path === tensor.path);
-      const path = segments.segments[file]?.path ?? tensor.path;
-      this.#tensors[i] = { ...tensor, path };
-    }
     old.remove();
   }
 
@@ -196,7 +192,7 @@ export class Flight {
       throwIfAborted(signal);
       const change = this.#bell.next();
       while (told < this.#tensors.length) {
-        yield this.#tensors[told++] as TensorReady;
+        yield this.#tensorReady(told++);
         throwIfAborted(signal);
       }
       if (this.#state.kind === "failed") throw this.#state.error;
@@ -276,13 +272,14 @@ export class Flight {
   async #fetchFromPeer({ file, offset, length }: Chunk, peer: Peer): Promise<boolean> {
     const segment = this.segments.segments[file] as Segment;
     const { relay, limits } = this.#parts;
-    const { descriptor, filled } = segment;
+    const { descriptor, base, memory, filled } = segment;
     if (relay === undefined || descriptor === undefined) return false;
+    const into = { descriptor, base, memory, filled };
     const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(limits.chunkDeadlineMs)]);
     const checksums = this.repository.weights[file]?.digest?.crc32;
     this.#requests += 1;
     try {
-      await relay.read(peer, { file, offset, length, write: { descriptor, filled }, checksums }, signal);
+      await relay.read(peer, { file, offset, length, into, checksums }, signal);
       this.#bytesFromPeers += length;
       return true;
     } catch {
@@ -339,7 +336,7 @@ export class Flight {
         },
         signal,
       );
-      if (winner !== first) scratch?.copyTo(segment, offset, length);
+      if (winner !== first) await scratch?.copyTo(segment, offset, length);
     } finally {
       scratch?.close();
     }
@@ -352,14 +349,30 @@ export class Flight {
   }
 
   #announce({ file, offset, length }: Chunk, tracker: TensorTracker): void {
-    const { path } = this.segments.segments[file] as Segment;
     this.#bytesDone += length;
     this.#arrived[file]?.add(offset);
-    for (const { name, dtype, shape, offset: start, length: bytes } of tracker.arrived(offset, length)) {
-      const whole = { offset: start, length: bytes, runBytes: bytes, strideBytes: bytes, runs: 1 };
-      this.#tensors.push({ kind: "tensor", name, dtype, shape, path, ...whole });
-    }
+    for (const tensor of tracker.arrived(offset, length)) this.#tensors.push({ file, tensor });
     this.#bell.ring();
+  }
+
+  /** Where a complete tensor lies now. */
+  #tensorReady(index: number): TensorReady {
+    const { file, tensor } = this.#tensors[index] as { file: number; tensor: TensorEntry };
+    const { path, base } = this.segments.segments[file] as Segment;
+    const { name, dtype, shape, length } = tensor;
+    const offset = base + tensor.offset;
+    return {
+      kind: "tensor",
+      name,
+      dtype,
+      shape,
+      path,
+      offset,
+      length,
+      runBytes: length,
+      strideBytes: length,
+      runs: 1,
+    };
   }
 }
 

@@ -11,4 +11,5 @@ export { type Peer, type Relay, rendezvous } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
 export { reshard } from "./reshard.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
+export type { SpareSource } from "./spare-memory.ts";
 export { type VerifiedFile, verifyWeights } from "./verify.ts";

@@ -27,6 +27,8 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
         offset,
         length,
         file: descriptor,
+        position: segment.base + offset,
+        memory: segment.memory ?? null,
         checksums: request.checksums === undefined ? null : blocksOf(request, request.checksums),
       },
       signal,

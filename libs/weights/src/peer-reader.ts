@@ -26,7 +26,7 @@ export function createPeerReader({ mover, nodeId, token, fingerprint }: PeerRead
     [NODE_HEADER]: nodeId,
     ...(token === "" ? {} : { authorization: `Bearer ${token}` }),
   };
-  return async (peer, { file, offset, length, write, checksums }, signal) => {
+  return async (peer, { file, offset, length, into, checksums }, signal) => {
     const outcome = await mover.move(
       {
         url: new URL(peerPath(fingerprint, file), peer.url),
@@ -34,7 +34,9 @@ export function createPeerReader({ mover, nodeId, token, fingerprint }: PeerRead
         etag: null,
         offset,
         length,
-        file: write.descriptor,
+        file: into.descriptor,
+        position: into.base + offset,
+        memory: into.memory ?? null,
         checksums: checksums === undefined ? null : blocksOf({ offset, length }, checksums),
       },
       signal,
@@ -42,6 +44,6 @@ export function createPeerReader({ mover, nodeId, token, fingerprint }: PeerRead
     if (outcome.kind === "otherAnswer") {
       throw new PlatformError("notFound", `${peer.nodeId} has not got the range: ${outcome.message}`);
     }
-    write.filled(length);
+    into.filled(length);
   };
 }

@@ -1,16 +1,23 @@
 // What the domain needs from outside: places for bytes, and somebody who moves bytes into them.
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { MappedMemory } from "@pilotlight/streamer";
 import type { BlockChecksums } from "./checksums.ts";
 import type { Repository } from "./repository.ts";
 
-/** A file of shared memory or disk that holds one weights file, byte for byte. */
+/** A file of shared memory or disk, or a part of one, that holds one weights file byte for byte. */
 export type Segment = {
   path: string;
+  /** Where in the file at `path` the weights file begins; on a page. */
+  base: number;
+  /** Of the weights file. */
+  bytes: number;
   /** Where the bytes are: counted against the memory limit, on disk, or the source's own file under another name. */
   place: "memory" | "disk" | "source";
   /** Open for writing until it is sealed; undefined where nothing is to be written. */
   descriptor: number | undefined;
-  /** Writes bytes at an offset. */
+  /** The file at `path` where its pages were made ready, if they were. */
+  memory: MappedMemory | undefined;
+  /** Writes bytes at an offset of the weights file. */
   write(bytes: Uint8Array, offset: number): void;
   /** Tells that this many bytes were written through the descriptor. */
   filled(bytes: number): void;
@@ -31,7 +38,7 @@ export type SegmentSet = {
 export type Scratch = {
   segment: Segment;
   /** Copies what was written at an offset to the same offset of a segment. */
-  copyTo(segment: Segment, offset: number, length: number): void;
+  copyTo(segment: Segment, offset: number, length: number): Promise<void>;
   close(): void;
 };
 
@@ -51,7 +58,7 @@ export type SegmentMaker = {
    * after evicting from disk, or nothing of it lies in memory.
    */
   copyToDisk(set: SegmentSet, evict: () => boolean, signal: AbortSignal): Promise<SegmentSet | undefined>;
-  /** Bytes held and allowed in shared memory. */
+  /** Bytes held and allowed in shared memory. What is only ready for the next load is not held. */
   usage(): { bytesUsed: number; bytesMax: number };
 };
 

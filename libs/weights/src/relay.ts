@@ -4,6 +4,7 @@
 // is fetched twice, nothing else. Pure.
 import { crc32 } from "node:zlib";
 import type { Chunk } from "./chunks.ts";
+import type { Segment } from "./ports.ts";
 
 /** Another node that has the same weights (the same objects under the same ETags), or loads them now. */
 export type Peer = {
@@ -29,7 +30,7 @@ export type PeerRange = {
   offset: number;
   length: number;
   /** Receives the bytes. */
-  write: { descriptor: number; filled(bytes: number): void };
+  into: Pick<Segment, "base" | "memory" | "filled"> & { descriptor: number };
   checksums: { blockBytes: number; blocks: string } | undefined;
 };
 

@@ -1,6 +1,6 @@
-// Segments as files: in shared memory first, on disk where that is too small, and for sources that are files on the
-// same file system without any copy, as another name (hard link) of the source's own file. Directories belong to one
-// streamer at a time; what a killed one left is removed when the next one starts.
+// Segments as files: in shared memory first (in memory that was made ready ahead, where that is asked for), on disk where that
+// is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
+// source's own file. Directories belong to one streamer at a time; what a killed one left is removed when the next one starts.
 import { randomUUID } from "node:crypto";
 import {
   chownSync,
@@ -11,8 +11,9 @@ import {
   linkSync,
   mkdirSync,
   openSync,
+  read,
   readdirSync,
-  readSync,
+  renameSync,
   rmSync,
   statfsSync,
   statSync,
@@ -20,10 +21,12 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { promisify } from "node:util";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
 import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
+import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
 
 export type SegmentPlace = {
   /** Created with mode 0750; nothing else may be kept in it. */
@@ -40,6 +43,8 @@ export type SegmentFilesOptions = {
   reserveBytes: number;
   /** Group that may map the segments: that of the workers. Only root can give files to a group; undefined: nobody else. */
   readerGroupId?: number | undefined;
+  /** Shared memory made ready for the next load; absent: each load has its own allocated as it goes. */
+  spare?: SpareSource | undefined;
   /** Told when weights do not fit into shared memory and go to disk. */
   onFallback?: (reason: string) => void;
 };
@@ -47,6 +52,7 @@ export type SegmentFilesOptions = {
 /** Read and written at once when weights move to disk. */
 const COPY_BYTES = 4 * 1024 * 1024;
 const LOCK_NAME = "owner.lock";
+const readSome = promisify(read);
 
 /** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
 export function openSegmentFiles(options: SegmentFilesOptions): SegmentMaker & { close(): void } {
@@ -65,6 +71,7 @@ class SegmentFiles implements SegmentMaker {
   readonly #memory: Owned;
   readonly #disk: Owned;
   readonly #options: SegmentFilesOptions;
+  readonly #spare: SpareShelf | undefined;
   #names = 0;
 
   constructor(options: SegmentFilesOptions) {
@@ -76,10 +83,16 @@ class SegmentFiles implements SegmentMaker {
       this.#memory.lock.close();
       throw error;
     }
+    const { spare, readerGroupId } = options;
+    if (spare === undefined) return;
+    const { directory } = this.#memory;
+    this.#spare = new SpareShelf({ ...spare, directory, readerGroupId });
+    this.#prepareSpare();
   }
 
   usage(): { bytesUsed: number; bytesMax: number } {
-    return { bytesUsed: this.#memory.bytesUsed, bytesMax: this.#memory.bytesMax };
+    const { bytesUsed, bytesMax } = this.#memory;
+    return { bytesUsed: bytesUsed - (this.#spare?.bytes ?? 0), bytesMax };
   }
 
   async create(
@@ -89,9 +102,16 @@ class SegmentFiles implements SegmentMaker {
   ): Promise<SegmentSet> {
     const linked = await this.#linkSources(repository.weights, store);
     if (linked !== undefined) return linked;
-    const bytes = repository.bytesTotal;
+    // Its room is part of what is made now.
+    const spare = this.#giveUpSpare(() => this.#spare?.take(repository.bytesTotal));
+    const bytes = spare === undefined ? repository.bytesTotal : bytesInOneFile(repository.weights);
     const whyNotMemory = this.#makeRoom(this.#memory, bytes, evict);
-    if (whyNotMemory === undefined) return this.#createIn(this.#memory, repository.weights);
+    if (whyNotMemory === undefined) {
+      return spare === undefined
+        ? this.#createIn(this.#memory, repository.weights)
+        : this.#adopt(spare, repository.weights);
+    }
+    spare?.discard();
     const whyNotDisk = this.#makeRoom(this.#disk, bytes, evict);
     if (whyNotDisk === undefined) {
       this.#options.onFallback?.(whyNotMemory);
@@ -113,21 +133,19 @@ class SegmentFiles implements SegmentMaker {
   ): Promise<SegmentSet | undefined> {
     if (!set.segments.some(({ place }) => place === "memory")) return undefined;
     if (this.#makeRoom(this.#disk, set.bytes, evict) !== undefined) return undefined;
-    const sizes = set.segments.map(({ path }) => statSync(path).size);
-    const copy = this.#createIn(
-      this.#disk,
-      sizes.map((bytes) => ({ bytes })),
-    );
+    const copy = this.#createIn(this.#disk, set.segments);
     try {
       for (const [i, segment] of copy.segments.entries()) {
-        const from = set.segments[i]?.path ?? "";
+        const { path, base, bytes: size } = set.segments[i] as Segment;
+        if (size === 0) continue;
+        const range = { start: base, end: base + size - 1, highWaterMark: COPY_BYTES, signal };
         let offset = 0;
-        for await (const bytes of createReadStream(from, { highWaterMark: COPY_BYTES, signal })) {
+        for await (const bytes of createReadStream(path, range)) {
           segment.write(bytes, offset);
           offset += bytes.byteLength;
         }
-        segment.seal();
       }
+      for (const segment of copy.segments) segment.seal();
       return copy;
     } catch (error) {
       copy.remove();
@@ -136,6 +154,7 @@ class SegmentFiles implements SegmentMaker {
   }
 
   close(): void {
+    this.#giveUpSpare(() => this.#spare?.close());
     for (const place of [this.#memory, this.#disk]) {
       sweep(place.directory);
       place.lock.close();
@@ -146,8 +165,38 @@ class SegmentFiles implements SegmentMaker {
   #makeRoom(place: Owned, bytes: number, evict: (place: "memory" | "disk") => boolean): string | undefined {
     while (true) {
       const reason = this.#shortage(place, bytes);
-      if (reason === undefined || bytes > place.bytesMax || !evict(place.kind)) return reason;
+      if (reason === undefined || bytes > place.bytesMax) return reason;
+      // What is only ready goes before what is held.
+      if (place.kind === "memory" && this.#spare !== undefined && this.#spare.bytes > 0) {
+        this.#giveUpSpare(() => this.#spare?.discard());
+      } else if (!evict(place.kind)) return reason;
     }
+  }
+
+  /** Does something that may take or discard the spare memory; its room is free afterwards if it did. */
+  #giveUpSpare<T>(step: () => T): T {
+    const { bytes = 0, bytesReady = 0 } = this.#spare ?? {};
+    const result = step();
+    if (this.#spare?.bytes === 0) {
+      this.#memory.bytesUsed -= bytes;
+      this.#memory.bytesWritten -= bytesReady;
+    }
+    return result;
+  }
+
+  /** Makes memory ready for the next load, where there is room for it. */
+  #prepareSpare(): void {
+    const shelf = this.#spare;
+    if (
+      shelf === undefined ||
+      shelf.bytes > 0 ||
+      this.#shortage(this.#memory, shelf.bytesWanted) !== undefined
+    )
+      return;
+    shelf.prepare((bytesReady) => {
+      this.#memory.bytesWritten += bytesReady;
+    });
+    this.#memory.bytesUsed += shelf.bytes;
   }
 
   #shortage(place: Owned, bytes: number): string | undefined {
@@ -160,15 +209,29 @@ class SegmentFiles implements SegmentMaker {
   }
 
   #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
-    const set = new FileSet(place, this.#options.readerGroupId);
+    const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpare());
     try {
-      for (const { bytes } of weights) set.add(join(place.directory, `weights-${++this.#names}`), bytes);
+      for (const { bytes } of weights) set.add(this.#newPath(place), bytes);
     } catch (error) {
       set.remove();
       throw toPlatformError(error);
     }
     return set;
   }
+
+  /** All files one after the other in memory that is ready. */
+  #adopt(spare: SpareMemory, weights: readonly WeightFile[]): SegmentSet {
+    const set = new FileSet(this.#memory, this.#options.readerGroupId, () => this.#prepareSpare());
+    try {
+      set.adopt(this.#newPath(this.#memory), spare, weights);
+    } catch (error) {
+      spare.discard();
+      throw toPlatformError(error);
+    }
+    return set;
+  }
+
+  #newPath = ({ directory }: Owned): string => join(directory, `weights-${++this.#names}`);
 
   /** Another name for each of the source's files, when all are plain files on the disk place's file system. */
   async #linkSources(weights: readonly WeightFile[], store: ObjectStore): Promise<SegmentSet | undefined> {
@@ -189,49 +252,111 @@ class SegmentFiles implements SegmentMaker {
       // The name could have been given to another file between the two steps.
       if (statSync(path).ino !== statSync(source.path, { throwIfNoEntry: false })?.ino) return remove();
     }
-    const segments = paths.map((path): Segment => {
-      return { path, place: "source", descriptor: undefined, write: nothing, filled: nothing, seal: nothing };
+    const segments = paths.map((path, i): Segment => {
+      const bytes = weights[i]?.bytes ?? 0;
+      return { ...NOT_WRITTEN, path, bytes };
     });
     return { segments, bytes: 0, scratch: () => undefined, remove };
   }
 }
 
 const nothing = (): void => undefined;
+const NOT_WRITTEN = {
+  base: 0,
+  place: "source",
+  descriptor: undefined,
+  memory: undefined,
+  write: nothing,
+  filled: nothing,
+  seal: nothing,
+} as const;
+/** Parts of one file begin on a page: tensors stay aligned as they are in their own file. */
+const PAGE_BYTES = 4096;
+const wholePages = (bytes: number): number => Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES;
+const bytesInOneFile = (weights: readonly Pick<WeightFile, "bytes">[]): number =>
+  weights.reduce((sum, { bytes }) => sum + wholePages(bytes), 0);
 
 class FileSet implements SegmentSet {
   readonly segments: Segment[] = [];
   readonly #place: Owned;
   readonly #readerGroupId: number | undefined;
-  readonly #descriptors = new Set<number>();
+  readonly #onRoom: () => void;
   bytes = 0;
   #written = 0;
+  #open = 0;
   #removed = false;
 
-  constructor(place: Owned, readerGroupId: number | undefined) {
+  /** `onRoom` is told when everything was written, and when the segments are gone. */
+  constructor(place: Owned, readerGroupId: number | undefined, onRoom: () => void) {
     this.#place = place;
     this.#readerGroupId = readerGroupId;
+    this.#onRoom = onRoom;
   }
 
+  /** A segment in a file of its own. */
   add(path: string, bytes: number): void {
     const descriptor = openSync(path, "wx", 0o640);
-    this.#descriptors.add(descriptor);
+    const close = (): void => closeSync(descriptor);
+    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, 1, close);
     if (this.#readerGroupId !== undefined)
       fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
+    this.#hold(bytes, 0);
+    ftruncateSync(descriptor, bytes);
+  }
+
+  /** Segments for all of the weights in one file, whose pages are ready as far as the spare memory reaches. */
+  adopt(path: string, spare: SpareMemory, weights: readonly Pick<WeightFile, "bytes">[]): void {
+    const total = bytesInOneFile(weights);
+    const { descriptor, memory } = spare;
+    ftruncateSync(descriptor, total);
+    renameSync(spare.path, path);
+    let open = weights.length;
+    const close = (): void => {
+      open -= 1;
+      if (open === 0) spare.close();
+    };
+    const ready = Math.min(total, spare.bytesReady);
+    this.#hold(total, ready);
+    let base = 0;
+    for (const { bytes } of weights) {
+      this.#push({ path, base, bytes, descriptor, memory }, total === 0 ? 0 : 1 - ready / total, close);
+      base += wholePages(bytes);
+    }
+  }
+
+  #hold(bytes: number, written: number): void {
     this.bytes += bytes;
     this.#place.bytesUsed += bytes;
+    this.#fill(written);
+  }
+
+  #fill(bytes: number): void {
+    this.#written += bytes;
+    this.#place.bytesWritten += bytes;
+  }
+
+  /** `newShare`: of what is written to it, so much takes pages that were not there before. */
+  #push(
+    segment: Pick<Segment, "path" | "base" | "bytes" | "memory"> & { descriptor: number },
+    newShare: number,
+    close: () => void,
+  ): void {
+    const { base, descriptor } = segment;
+    let open = true;
+    this.#open += 1;
     const seal = (): void => {
-      if (this.#descriptors.delete(descriptor)) closeSync(descriptor);
+      if (!open) return;
+      open = false;
+      close();
+      this.#open -= 1;
+      if (this.#open === 0) this.#onRoom();
     };
-    const filled = (count: number): void => {
-      this.#written += count;
-      this.#place.bytesWritten += count;
-    };
+    const filled = (count: number): void => this.#fill(count * newShare);
     const write = (data: Uint8Array, at: number): void => {
-      writeFully(descriptor, data, at);
+      writeFully(descriptor, data, base + at);
       filled(data.byteLength);
     };
-    this.segments.push({ path, place: this.#place.kind, descriptor, write, filled, seal });
-    ftruncateSync(descriptor, bytes);
+    this.segments.push({ ...segment, place: this.#place.kind, write, filled, seal });
   }
 
   /** Its name goes at once: nothing of it is left behind, whatever happens. */
@@ -241,15 +366,19 @@ class FileSet implements SegmentSet {
     rmSync(path);
     const segment: Segment = {
       path,
+      base: 0,
+      bytes: Number.MAX_SAFE_INTEGER,
       place: this.#place.kind,
       descriptor,
+      memory: undefined,
       write: (data, at) => writeFully(descriptor, data, at),
       filled: nothing,
       seal: nothing,
     };
-    const copyTo = (to: Segment, offset: number, length: number): void => {
+    // Through this process, but not on its only thread: others' ranges arrive meanwhile.
+    const copyTo = async (to: Segment, offset: number, length: number): Promise<void> => {
       const bytes = new Uint8Array(length);
-      readFullySync(descriptor, bytes, offset);
+      await readFully(descriptor, bytes, offset);
       to.write(bytes, offset);
     };
     return { segment, copyTo, close: () => closeSync(descriptor) };
@@ -265,6 +394,7 @@ class FileSet implements SegmentSet {
     }
     this.#place.bytesUsed -= this.bytes;
     this.#place.bytesWritten -= this.#written;
+    this.#onRoom();
   }
 }
 
@@ -274,12 +404,12 @@ function writeFully(descriptor: number, bytes: Uint8Array, offset: number): void
   }
 }
 
-function readFullySync(descriptor: number, bytes: Uint8Array, offset: number): void {
+async function readFully(descriptor: number, bytes: Uint8Array, offset: number): Promise<void> {
   for (let done = 0; done < bytes.byteLength; ) {
-    const count = readSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
-    if (count === 0)
+    const { bytesRead } = await readSome(descriptor, bytes, done, bytes.byteLength - done, offset + done);
+    if (bytesRead === 0)
       throw new PlatformError("corrupt", "a scratch file is shorter than what was written to it");
-    done += count;
+    done += bytesRead;
   }
 }
 

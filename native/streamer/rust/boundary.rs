@@ -1,4 +1,4 @@
-//! What Node sees: a mover with `read`, `cancel` and `close`. Plain data in, promises out; failures are rejected as JSON
+//! What Node sees: a mover with `read`, `cancel` and `close`, and memory made ready with `map`, `populate`, `settle` and `unmap`. Plain data in, promises out; failures are rejected as JSON
 //! in the error's message, `{"kind", "message", "os"}`.
 
 use std::collections::HashMap;
@@ -11,6 +11,7 @@ use napi_derive::napi;
 
 use crate::connection::Server;
 use crate::failure::{Failure, Kind};
+use crate::memory::Memory;
 use crate::pool::{Job, Pool};
 use crate::transfer::{Checksums, Control, Request};
 
@@ -39,6 +40,9 @@ pub struct RangeRequest {
     pub offset: i64,
     pub length: i64,
     pub file: i32,
+    pub position: i64,
+    /// What `map` gave for the file.
+    pub memory: Option<u32>,
     pub checksums: Option<RangeChecksums>,
 }
 
@@ -49,6 +53,7 @@ type Running = Arc<Mutex<HashMap<u32, Arc<Control>>>>;
 pub struct NativeMover {
     pool: Pool,
     running: Running,
+    memories: Mutex<HashMap<u32, Arc<Memory>>>,
 }
 
 #[napi]
@@ -64,7 +69,72 @@ impl NativeMover {
         Ok(NativeMover {
             pool,
             running: Running::default(),
+            memories: Mutex::default(),
         })
+    }
+
+    /// Maps the first `bytes` of a file under a name that is not in use.
+    #[napi(catch_unwind)]
+    pub fn map(&self, id: u32, file: i32, bytes: i64) -> Result<()> {
+        let mapped = usize::try_from(bytes)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| Memory::map(file, bytes))
+            .map_err(|error| reason(&Failure::file(&error)))?;
+        self.memories().insert(id, Arc::new(mapped));
+        Ok(())
+    }
+
+    /// Makes the memory's pages ready on a thread of its own; resolves when all are, or it was unmapped or stopped.
+    #[napi(catch_unwind)]
+    pub fn populate<'env>(&self, env: &'env Env, id: u32) -> Result<Object<'env>> {
+        let (deferred, promise): (JsDeferred<(), Settle>, _) = env.create_deferred()?;
+        let Some(memory) = self.memory(id) else {
+            deferred.resolve(Box::new(|_| Ok(())));
+            return Ok(promise);
+        };
+        std::thread::Builder::new()
+            .name("populate".into())
+            .spawn(move || {
+                let outcome = memory.populate();
+                // Unmapping, if this was the last to hold it, is this thread's work too.
+                drop(memory);
+                match outcome {
+                    Ok(()) => deferred.resolve(Box::new(|_| Ok(()))),
+                    Err(error) => deferred.reject(reason(&Failure::file(&error))),
+                }
+            })
+            .map_err(|error| reason(&Failure::file(&error)))?;
+        Ok(promise)
+    }
+
+    /// Ends `populate` soon; bytes from the beginning whose pages are ready.
+    #[napi(catch_unwind)]
+    pub fn settle(&self, id: u32) -> i64 {
+        self.memory(id).map_or(0, |memory| {
+            memory.stop();
+            i64::try_from(memory.ready()).unwrap_or(i64::MAX)
+        })
+    }
+
+    /// Gives the mapping up; ranges on their way into it end first. Not waited for.
+    #[napi(catch_unwind)]
+    pub fn unmap(&self, id: u32) {
+        let Some(memory) = self.memories().remove(&id) else {
+            return;
+        };
+        memory.stop();
+        // Gigabytes of page table take a while: not on the caller's thread. Where no thread can be had, they do.
+        let _ = std::thread::Builder::new()
+            .name("unmap".into())
+            .spawn(move || drop(memory));
+    }
+
+    fn memory(&self, id: u32) -> Option<Arc<Memory>> {
+        self.memories().get(&id).cloned()
+    }
+
+    fn memories(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<Memory>>> {
+        self.memories.lock().expect("no panic while locked")
     }
 
     /// Moves a range. `id` names it for `cancel` and is not in use.
@@ -76,7 +146,8 @@ impl NativeMover {
         request: RangeRequest,
     ) -> Result<Object<'env>> {
         let (deferred, promise): (JsDeferred<(), Settle>, _) = env.create_deferred()?;
-        let request = match plain(request) {
+        let memory = request.memory.and_then(|id| self.memory(id));
+        let request = match plain(request, memory) {
             Ok(request) => request,
             Err(failure) => {
                 deferred.reject(reason(&failure));
@@ -135,9 +206,13 @@ impl NativeMover {
     }
 }
 
-fn plain(request: RangeRequest) -> std::result::Result<Request, Failure> {
+fn plain(
+    request: RangeRequest,
+    memory: Option<Arc<Memory>>,
+) -> std::result::Result<Request, Failure> {
     let invalid = |what: &str| Failure::new(Kind::Internal, format!("invalid {what}"));
     let offset = u64::try_from(request.offset).map_err(|_| invalid("offset"))?;
+    let position = u64::try_from(request.position).map_err(|_| invalid("position"))?;
     let length = u64::try_from(request.length)
         .ok()
         .filter(|length| *length > 0)
@@ -171,6 +246,8 @@ fn plain(request: RangeRequest) -> std::result::Result<Request, Failure> {
         offset,
         length,
         file: request.file,
+        position,
+        memory,
         checksums,
     })
 }

@@ -6,18 +6,19 @@ use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::connection::{Connection, Server, Shelf};
 use crate::failure::{Failure, Kind};
 use crate::head::{parse_answer, request_head};
+use crate::memory::Memory;
 
 /// Fits a core's second-level cache beside the kernel's own buffers.
 pub const BUFFER_BYTES: usize = 512 * 1024;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     pub server: Server,
     /// The Host header.
@@ -30,8 +31,12 @@ pub struct Request {
     pub offset: u64,
     /// At least 1.
     pub length: u64,
-    /// Written at the same offset that the bytes have in the object. Stays the caller's, who keeps it open.
+    /// Receives the bytes. Stays the caller's, who keeps it open.
     pub file: RawFd,
+    /// Where in the file the range begins.
+    pub position: u64,
+    /// The file's mapped beginning: where it has pages, bytes go straight there.
+    pub memory: Option<Arc<Memory>>,
     pub checksums: Option<Checksums>,
 }
 
@@ -184,19 +189,61 @@ fn receive(
             "more bytes than announced",
         )));
     }
+    // SAFETY: the caller keeps the file as long as it is, and gives a place to one transfer at a time.
+    let place = request
+        .memory
+        .as_ref()
+        .and_then(|memory| unsafe { memory.slice(request.position, request.length) });
+    match place {
+        Some(place) => receive_in_place(connection, &mut body, &buffer[..filled], place),
+        None => receive_through(connection, &mut body, buffer, filled),
+    }
+    .map_err(during)?;
+    body.finish().map_err(during)?;
+    Ok(answer.keep_alive)
+}
+
+/// Bytes are received where they stay; `first` came with the head.
+fn receive_in_place(
+    connection: &mut Connection,
+    body: &mut Body,
+    first: &[u8],
+    place: &mut [u8],
+) -> Result<(), Failure> {
+    place[..first.len()].copy_from_slice(first);
+    body.arrived(first)?;
+    let mut rest = &mut place[first.len()..];
+    while !rest.is_empty() {
+        // No more at once than what is still in the cache when it is summed.
+        let end = rest.len().min(BUFFER_BYTES);
+        let count = read_some(connection, &mut rest[..end])
+            .map_err(|error| Failure::connection(&error))?;
+        let (now, later) = rest.split_at_mut(count);
+        body.arrived(now)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Bytes pass through the buffer, which holds `filled` of them already.
+fn receive_through(
+    connection: &mut Connection,
+    body: &mut Body,
+    buffer: &mut [u8],
+    mut filled: usize,
+) -> Result<(), Failure> {
     while body.missing() > 0 {
         let end = buffer
             .len()
             .min(usize::try_from(body.missing()).unwrap_or(usize::MAX));
         while filled < end {
             filled += read_some(connection, &mut buffer[filled..end])
-                .map_err(|error| during(Failure::connection(&error)))?;
+                .map_err(|error| Failure::connection(&error))?;
         }
-        body.take(&buffer[..filled]).map_err(during)?;
+        body.write(&buffer[..filled])?;
         filled = 0;
     }
-    body.finish().map_err(during)?;
-    Ok(answer.keep_alive)
+    Ok(())
 }
 
 fn read_some(connection: &mut Connection, buffer: &mut [u8]) -> io::Result<usize> {
@@ -249,12 +296,18 @@ impl<'a> Body<'a> {
         self.request.length - self.done
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.check(bytes)?;
-        let position = self.request.offset + self.done;
+    /// Writes the next bytes into the file.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let position = self.request.position + self.done;
         self.file
             .write_all_at(bytes, position)
             .map_err(|error| Failure::file(&error))?;
+        self.arrived(bytes)
+    }
+
+    /// The next bytes are in their place.
+    fn arrived(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.check(bytes)?;
         self.done += bytes.len() as u64;
         Ok(())
     }
@@ -325,6 +378,8 @@ impl Request {
             offset: 0,
             length: 1,
             file: -1,
+            position: 0,
+            memory: None,
             checksums: None,
         }
     }

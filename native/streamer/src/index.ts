@@ -10,12 +10,16 @@ export type MoveRequest = {
   headers: Record<string, string>;
   /** The object must still have it; null where the source has no ETag that it can be asked for. */
   etag: string | null;
-  /** Of the range, in the object and in the file alike. */
+  /** Of the range in the object. */
   offset: number;
   /** Bytes, at least 1. */
   length: number;
   /** An open file descriptor. It must stay open until the promise has settled. */
   file: number;
+  /** Where in the file the range begins. */
+  position: number;
+  /** The file's mapped memory: where its pages are ready, bytes go straight there. */
+  memory: MappedMemory | null;
   /** CRC-32 of each block of the range, in order; the range begins on a block. */
   checksums: { blockBytes: number; blocks: Uint32Array } | null;
 };
@@ -29,7 +33,20 @@ export type MoveOutcome = { kind: "moved" } | { kind: "otherAnswer"; message: st
 export type Mover = {
   /** Rejects with cancelled, unavailable, corrupt, or what the file system says (resourceExhausted, …). */
   move(request: MoveRequest, signal: AbortSignal): Promise<MoveOutcome>;
+  /** Maps the first bytes of a file, which is as long as that. The descriptor may be closed afterwards. */
+  map(file: number, bytes: number): MappedMemory;
   /** Cancels what is running. */
+  close(): void;
+};
+
+/** The beginning of a file in memory, mapped. The file may grow, and shrink where nothing is moved any more. */
+export type MappedMemory = {
+  readonly id: number;
+  /** Makes its pages ready, in the background. Rejects when there is no room; what was made ready stays so. */
+  populate(): Promise<void>;
+  /** Ends `populate` soon; tells how many bytes from the beginning are ready. */
+  settle(): number;
+  /** Gives the mapping up once nothing is moved into it. The file's pages stay. */
   close(): void;
 };
 
@@ -43,6 +60,10 @@ export type MoverOptions = {
 type NativeMover = {
   read(id: number, request: object): Promise<void>;
   cancel(id: number): void;
+  map(id: number, file: number, bytes: number): void;
+  populate(id: number): Promise<void>;
+  settle(id: number): number;
+  unmap(id: number): void;
   close(): void;
 };
 
@@ -71,6 +92,20 @@ export function createMover(options: MoverOptions): Mover {
         signal.removeEventListener("abort", cancel);
       }
     },
+    map(file, bytes) {
+      ids = (ids + 1) >>> 0;
+      const id = ids;
+      asErrors(() => native.map(id, file, bytes));
+      return {
+        id,
+        populate: () =>
+          native.populate(id).catch((thrown) => {
+            throw toError(parseFailure(thrown));
+          }),
+        settle: () => native.settle(id),
+        close: () => native.unmap(id),
+      };
+    },
     close: () => native.close(),
   };
 }
@@ -90,10 +125,19 @@ function loadAddon(): { NativeMover: new (threads: number, silenceMs: number) =>
   }
 }
 
-function plain({ url, headers, ...request }: MoveRequest): object {
+function asErrors(step: () => void): void {
+  try {
+    step();
+  } catch (thrown) {
+    throw toError(parseFailure(thrown));
+  }
+}
+
+function plain({ url, headers, memory, ...request }: MoveRequest): object {
   const secure = url.protocol === "https:";
   return {
     ...request,
+    memory: memory?.id ?? null,
     secure,
     host: url.hostname.replace(/^\[|\]$/g, ""),
     port: url.port === "" ? (secure ? 443 : 80) : Number(url.port),

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSecureServer } from "node:https";
@@ -51,6 +51,8 @@ const request = (change: Partial<MoveRequest> = {}): MoveRequest => ({
   offset: 0,
   length: BYTES.byteLength,
   file,
+  position: change.offset ?? 0,
+  memory: null,
   checksums: null,
   ...change,
 });
@@ -111,7 +113,7 @@ describe("moving", () => {
       import { createMover } from ${JSON.stringify(new URL("./index.ts", import.meta.url).href)};
       const mover = createMover({ threads: 1, silenceMs: 10_000 });
       const file = openSync(${JSON.stringify(path)}, "r+");
-      const request = { url: new URL("${url}"), headers: {}, etag: null, offset: 0, length: 100000, file, checksums: null };
+      const request = { url: new URL("${url}"), headers: {}, etag: null, offset: 0, length: 100000, file, position: 0, memory: null, checksums: null };
       const outcome = await mover.move(request, new AbortController().signal).catch((error) => error.code);
       console.log(JSON.stringify(outcome));
       mover.close();`;
@@ -130,6 +132,35 @@ describe("moving", () => {
     expect(await run(fixture("server.pem"))).toBe("unavailable");
     secure.close();
   }, 15_000);
+  test("into memory that was made ready, the same bytes at a place of their own, checked alike", async () => {
+    const BASE = 4096;
+    ftruncateSync(file, BASE + BYTES.byteLength);
+    const memory = mover.map(file, BASE + BYTES.byteLength);
+    await memory.populate();
+    expect(memory.settle()).toBe(BASE + BYTES.byteLength);
+    const checksums = { blockBytes: BLOCK, blocks: sums(0, BYTES.byteLength) };
+    await mover.move(request({ position: BASE, memory, checksums }), never);
+    expect(readFileSync(path).subarray(BASE).equals(BYTES)).toBe(true);
+    const wrong = { blockBytes: BLOCK, blocks: checksums.blocks.toReversed() };
+    await expect(
+      mover.move(request({ position: BASE, memory, checksums: wrong }), never),
+    ).rejects.toMatchObject({ code: "corrupt" });
+    memory.close();
+  });
+  test("memory that is not ready, or given up, costs a copy and nothing else", async () => {
+    ftruncateSync(file, BYTES.byteLength);
+    const memory = mover.map(file, BYTES.byteLength);
+    await mover.move(request({ memory, length: 1_000_000 }), never);
+    memory.close();
+    await mover.move(request({ memory, offset: 1_000_000, length: 2_000_000 }), never);
+    expect(readFileSync(path).equals(BYTES)).toBe(true);
+  });
+  test("a file that is shorter than its mapping is an error, never the end of the process", async () => {
+    const memory = mover.map(file, BYTES.byteLength);
+    await expect(memory.populate()).rejects.toMatchObject({ message: expect.stringMatching(/address/i) });
+    expect(memory.settle()).toBe(0);
+    memory.close();
+  });
 });
 
 describe("faults", () => {

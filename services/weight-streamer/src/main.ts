@@ -21,15 +21,6 @@ await runService({
     const userId = process.getuid?.() ?? 0;
     const memoryDir =
       settings.segmentDir === "" ? `/dev/shm/pilotlight-${userId}-${settings.nodeId}` : settings.segmentDir;
-    const segments = openSegmentFiles({
-      memory: { directory: memoryDir, bytesMax: settings.memoryBytesMax },
-      disk: { directory: join(settings.stateDir, "segments"), bytesMax: settings.diskBytesMax },
-      reserveBytes: settings.reserveBytes,
-      readerGroupId: userId === 0 ? settings.readerGroupId : undefined,
-      onFallback: (reason) =>
-        context.log.warn("weights go to disk: starts from there are slower", { reason }),
-    });
-    context.onStop("segments", () => segments.close());
     const { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } =
       settings;
     const reader = openRangeReader({
@@ -37,6 +28,24 @@ await runService({
       silenceMs: chunkDeadlineMs,
       onSlow: (reason) => context.log.warn("weights are read without the native mover: slower", { reason }),
     });
+    const segments = openSegmentFiles({
+      memory: { directory: memoryDir, bytesMax: settings.memoryBytesMax },
+      disk: { directory: join(settings.stateDir, "segments"), bytesMax: settings.diskBytesMax },
+      reserveBytes: settings.reserveBytes,
+      readerGroupId: userId === 0 ? settings.readerGroupId : undefined,
+      spare:
+        reader.mover === undefined || settings.spareBytes === 0
+          ? undefined
+          : {
+              bytes: settings.spareBytes,
+              mover: reader.mover,
+              onReady: (bytes) => context.log.info("memory ready for the next load", { bytes }),
+              onFailure: (reason) => context.log.warn("no memory made ready: loads are slower", { reason }),
+            },
+      onFallback: (reason) =>
+        context.log.warn("weights go to disk: starts from there are slower", { reason }),
+    });
+    context.onStop("segments", () => segments.close());
     context.onStop("reader", reader.close);
     const peering = createPeering(bus, reader.mover, settings);
     const cache = new WeightCache({

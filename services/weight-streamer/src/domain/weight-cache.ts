@@ -46,8 +46,8 @@ export type Lease = {
 
 export type HeldWeights = { source: string; bytes: number; pins: number; complete: boolean };
 
-/** A range that another node may read: the file it lies in. */
-export type SharedRange = { path: string; bytes: number };
+/** A range that another node may read: the file it lies in, where the weights begin there, and how long they are. */
+export type SharedRange = { path: string; base: number; bytes: number };
 
 type Entry = {
   source: string;
@@ -130,8 +130,10 @@ export class WeightCache {
     if (entry === undefined || weights === undefined) return undefined;
     if (range.offset + range.length > weights.bytes) return undefined;
     if (!(await entry.flight.has(file, range.offset, range.length, signal))) return undefined;
-    const path = entry.flight.segments.segments[file]?.path;
-    return path === undefined ? undefined : { path, bytes: weights.bytes };
+    const segment = entry.flight.segments.segments[file];
+    return segment === undefined
+      ? undefined
+      : { path: segment.path, base: segment.base, bytes: weights.bytes };
   }
 
   usage(): { bytesUsed: number; bytesMax: number } {

@@ -44,13 +44,14 @@ export function createPeerDoor(cache: WeightCache, { token, waitMs }: PeerDoorOp
       if (shared === undefined) throw new PlatformError("notFound", "this node has not got the range");
       const { offset, length } = range;
       const last = offset + length - 1;
+      const { path, base } = shared;
       served.inc(length);
       return reply
         .code(206)
         .header("content-type", "application/octet-stream")
         .header("content-length", length)
         .header("content-range", `bytes ${offset}-${last}/${shared.bytes}`)
-        .send(createReadStream(shared.path, { start: offset, end: last, highWaterMark: READ_BYTES }));
+        .send(createReadStream(path, { start: base + offset, end: base + last, highWaterMark: READ_BYTES }));
     },
   );
   return door;
