@@ -2,7 +2,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openStore } from "./open.ts";
+import { startAzureServer } from "./testing/azure-server.ts";
 import { conformanceSuite } from "./testing/conformance.ts";
+import { startGoogleServer } from "./testing/google-server.ts";
 import { startS3Server } from "./testing/s3-server.ts";
 
 conformanceSuite("a directory", async () => {
@@ -20,3 +22,16 @@ conformanceSuite("versitygw", async () => {
     remove: server.stop,
   };
 });
+
+conformanceSuite("Azurite", async () => {
+  const server = await startAzureServer();
+  return {
+    open: () => openStore(server.uri("some/prefix"), { env: server.env }),
+    remove: server.stop,
+  };
+});
+
+conformanceSuite("fake-gcs-server", async () => {
+  const server = await startGoogleServer();
+  return { open: () => openStore(server.uri("some/prefix")), remove: server.stop };
+}, ["conditional deletes", "conditional uploads in parts"]);

@@ -10,7 +10,13 @@ import type { RetryBudget } from "./retry-budget.ts";
 import type { ByteRange, ObjectBytes, ObjectInfo, ObjectStream, ReadOptions } from "./store.ts";
 
 /** Where a key is and which headers open it; may resolve redirects or sign. */
-type Prepare = (method: "GET" | "HEAD", key: string, signal: AbortSignal | undefined) => Promise<Prepared>;
+type Prepare = (
+  method: "GET" | "HEAD",
+  key: string,
+  signal: AbortSignal | undefined,
+  /** The ETag that the object must have, for adapters that ask for it in a way of their own (`etagOf`). */
+  ifMatch: string | undefined,
+) => Promise<Prepared>;
 
 export type Prepared = {
   url: URL;
@@ -23,6 +29,8 @@ export type HttpReadsOptions = {
   http: HttpClient;
   budget: RetryBudget;
   prepare: Prepare;
+  /** What takes the place of the ETag, from an answer's headers; `prepare` then asks for it. Default: the ETag. */
+  etagOf?: (response: HttpResponse) => string | undefined;
   /** What the far side's error body says, in one line without secrets. */
   explain: (text: string) => Promise<string> | string;
   /** A better error than the status alone gives, where the adapter knows one. */
@@ -41,12 +49,12 @@ export class HttpReads {
   async head(key: string, signal: AbortSignal | undefined): Promise<ObjectInfo | undefined> {
     const { http, prepare, budget } = this.#options;
     return budget.run(async () => {
-      const { url, headers } = await prepare("HEAD", key, signal);
+      const { url, headers } = await prepare("HEAD", key, signal, undefined);
       const response = await http.send({ method: "HEAD", url, headers, signal });
       response.body.resume();
       if (response.status === 404) return undefined;
       if (response.status !== 200) throw await this.error(response, `HEAD ${key}`);
-      return infoOf(key, response, contentLength(response, key));
+      return this.#infoOf(key, response, contentLength(response, key));
     }, signal);
   }
 
@@ -112,9 +120,9 @@ export class HttpReads {
     ifMatch: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Opened> {
-    const { http, prepare } = this.#options;
-    const { url, headers, info } = await prepare("GET", key, signal);
-    const askMatch = ifMatch !== undefined && info === undefined && isStrong(ifMatch);
+    const { http, prepare, etagOf } = this.#options;
+    const { url, headers, info } = await prepare("GET", key, signal, ifMatch);
+    const askMatch = ifMatch !== undefined && info === undefined && etagOf === undefined && isStrong(ifMatch);
     const response = await http.send({
       method: "GET",
       url,
@@ -142,6 +150,12 @@ export class HttpReads {
   ): Promise<Opened> {
     if (response.status !== 200 && response.status !== 206) throw await this.error(response, `GET ${key}`);
     const length = contentLength(response, key);
+    if (response.status === 206 && length === 0 && range !== undefined) {
+      // Some servers answer a range that begins at the end with none of its bytes.
+      throw new PlatformError("invalidArgument", `GET ${key}: the range starts at or past the end`, {
+        field: "range",
+      });
+    }
     const part =
       response.status === 206
         ? parseContentRange(response.header("content-range"))
@@ -158,7 +172,7 @@ export class HttpReads {
         },
       );
     }
-    const info = known ?? infoOf(key, response, part.size);
+    const info = known ?? this.#infoOf(key, response, part.size);
     if (info.size !== part.size) {
       throw new PlatformError("corrupt", `${key} has ${part.size} bytes where ${info.size} were announced`);
     }
@@ -172,6 +186,11 @@ export class HttpReads {
       );
     }
     return { info, offset: part.offset, length, response };
+  }
+
+  #infoOf(key: string, response: HttpResponse, size: number): ObjectInfo {
+    const info = infoOf(key, response, size);
+    return { ...info, etag: this.#options.etagOf?.(response) ?? info.etag };
   }
 }
 

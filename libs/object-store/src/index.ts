@@ -1,4 +1,4 @@
-// Objects by URI: file://, s3://, https://, hf://. See store.ts for the contract and uri.ts for the URIs.
+// Objects by URI: file://, s3://, gs://, az://, https://, hf://. See store.ts for the contract and uri.ts for the URIs.
 export type { CredentialSource } from "./credentials.ts";
 export { type OpenOptions, openStore } from "./open.ts";
 export type { Credentials } from "./sigv4.ts";

@@ -3,8 +3,12 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import type { RetryPolicy } from "@pilotlight/errors";
+import { azureAccount } from "./azure-credentials.ts";
+import { createAzureStore } from "./azure-store.ts";
 import { type CredentialSource, credentialChain } from "./credentials.ts";
 import { createFileStore } from "./file-store.ts";
+import { googleToken } from "./google-credentials.ts";
+import { createGoogleStore } from "./google-store.ts";
 import { HttpClient } from "./http.ts";
 import { createHttpStore } from "./http-store.ts";
 import { createHubStore } from "./hub-store.ts";
@@ -14,6 +18,7 @@ import { createS3Store } from "./s3-store.ts";
 import type { ObjectStore } from "./store.ts";
 import { parseStoreUri } from "./uri.ts";
 
+const GOOGLE_ENDPOINT_DEFAULT = "https://storage.googleapis.com";
 const HUB_ENDPOINT_DEFAULT = "https://huggingface.co";
 const REGION_DEFAULT = "us-east-1";
 
@@ -28,7 +33,7 @@ export type OpenOptions = {
   idleTimeoutMs?: number;
   /** Retries of failures that may pass. Default: 5 attempts, 100 ms doubling to 5 s. */
   retry?: RetryPolicy;
-  /** Where AWS_*, HF_ENDPOINT and HF_TOKEN are looked up. Default: the process environment. */
+  /** Where AWS_*, AZURE_*, GOOGLE_*, HF_ENDPOINT and HF_TOKEN are looked up. Default: the process environment. */
   env?: Record<string, string | undefined>;
 };
 
@@ -53,6 +58,17 @@ export function openStore(uri: string, options: OpenOptions = {}): ObjectStore {
       const target = { bucket: parsed.bucket, endpoint, region, pathStyle };
       const requests = new S3Requests(target, credentials, http, budget);
       return createS3Store({ uri, prefix: parsed.prefix, http, budget, requests });
+    }
+    case "gs": {
+      const { bucket, prefix } = parsed;
+      const named = parsed.endpoint ?? env.STORAGE_EMULATOR_HOST?.replace(/\/+$/, "");
+      const token = googleToken(env, { anonymousAllowed: named !== undefined });
+      const endpoint = named ?? GOOGLE_ENDPOINT_DEFAULT;
+      return createGoogleStore({ uri, bucket, prefix, endpoint, token, http, budget });
+    }
+    case "az": {
+      const { container, prefix } = parsed;
+      return createAzureStore({ uri, account: azureAccount(parsed, env), container, prefix, http, budget });
     }
     case "http":
       return createHttpStore({ uri, base: parsed.base, http, budget, token: options.token });

@@ -2,13 +2,13 @@
 // a few parts in flight, so memory is bounded whatever the object's size. Every body is signed with its SHA-256, so
 // the far side refuses bytes that changed on the way. Conditional writes carry a token: when a write's answer was lost
 // and its repetition meets its own object, the token tells that it was ours.
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { PlatformError } from "@pilotlight/errors";
 import type { HttpClient } from "./http.ts";
 import { HttpReads } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
 import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
-import { cutIntoParts } from "./parts.ts";
+import { goneMeanwhile, putBody, uploadParts } from "./put-body.ts";
 import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { describe, type S3Requests } from "./s3-requests.ts";
@@ -23,7 +23,6 @@ import type {
 } from "./store.ts";
 import { childText, escapeXml, parseXml, type XmlElement } from "./xml.ts";
 
-const PARTS_IN_FLIGHT_MAX = 4;
 /** Completing copies the parts on some servers: minutes of silence for large objects. */
 const COMPLETE_TIMEOUT_MS = 15 * 60_000;
 /** Signatures live 15 minutes around the far side's clock; this leaves room for skew. */
@@ -98,29 +97,10 @@ class S3Store implements ObjectStore {
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {
     const full = this.#full(key);
-    if (typeof body === "string" || body instanceof Uint8Array) {
-      const bytes = typeof body === "string" ? Buffer.from(body) : body;
-      const hash = createHash("sha256").update(bytes);
-      checkDigest(key, options.sha256, () => hash.digest("hex"));
-      return this.#putSingle(key, full, bytes, options);
-    }
-    const hash = options.sha256 === undefined ? undefined : createHash("sha256");
-    const hashed = hash === undefined ? body : tap(body, (chunk) => hash.update(chunk));
-    const parts = cutIntoParts(hashed);
-    try {
-      const first = await parts.next();
-      const second = first.done ? first : await parts.next();
-      if (second.done) {
-        checkDigest(key, options.sha256, () => hash?.digest("hex"));
-        return await this.#putSingle(key, full, first.done ? new Uint8Array() : first.value, options);
-      }
-      const all = prepend([first.value, second.value], parts);
-      return await this.#putMultipart(key, full, all, options, () =>
-        checkDigest(key, options.sha256, () => hash?.digest("hex")),
-      );
-    } finally {
-      await parts.return(undefined);
-    }
+    return putBody(key, body, options, {
+      single: (bytes) => this.#putSingle(key, full, bytes, options),
+      inParts: (parts, verify) => this.#putMultipart(key, full, parts, options, verify),
+    });
   }
 
   async *list(options: ListOptions = {}): AsyncGenerator<ObjectInfo> {
@@ -205,7 +185,14 @@ class S3Store implements ObjectStore {
     const uploadId = childText(await parseXml(text), "UploadId");
     if (uploadId === undefined) throw new PlatformError("corrupt", `PUT ${key}: no upload ID in the answer`);
     try {
-      const { etags, size } = await this.#uploadParts(full, uploadId, parts, signal);
+      const etags: string[] = [];
+      const size = await uploadParts(parts, signal, async (index, body, signal) => {
+        const query = { partNumber: String(index + 1), uploadId };
+        const { etag } = await this.#requests.call({ method: "PUT", key: full, query, body, signal });
+        if (etag === undefined)
+          throw new PlatformError("corrupt", `PUT ${full}: a part's answer has no ETag`);
+        etags[index] = etag;
+      });
       verify();
       const { etag, date } = await this.#complete(full, uploadId, etags, token, options);
       return { key, size, etag, modifiedAt: date };
@@ -216,51 +203,6 @@ class S3Store implements ObjectStore {
         ? goneMeanwhile(key, error)
         : error;
     }
-  }
-
-  /** Uploads with a few parts in flight; the first failure stops the rest. */
-  async #uploadParts(
-    full: string,
-    uploadId: string,
-    parts: AsyncIterable<Uint8Array>,
-    outer: AbortSignal | undefined,
-  ): Promise<{ etags: string[]; size: number }> {
-    const failed = new AbortController();
-    const signal = outer === undefined ? failed.signal : AbortSignal.any([outer, failed.signal]);
-    const etags: string[] = [];
-    const inFlight = new Set<Promise<void>>();
-    let size = 0;
-    let index = 0;
-    let failure: unknown;
-    const upload = async (index: number, body: Uint8Array): Promise<void> => {
-      const query = { partNumber: String(index + 1), uploadId };
-      const { etag } = await this.#requests.call({ method: "PUT", key: full, query, body, signal });
-      if (etag === undefined) throw new PlatformError("corrupt", `PUT ${full}: a part's answer has no ETag`);
-      etags[index] = etag;
-    };
-    try {
-      for await (const body of parts) {
-        const promise: Promise<void> = upload(index, body).then(
-          () => void inFlight.delete(promise),
-          (error: unknown) => {
-            inFlight.delete(promise);
-            failure ??= error;
-            failed.abort();
-          },
-        );
-        inFlight.add(promise);
-        index += 1;
-        size += body.byteLength;
-        if (inFlight.size >= PARTS_IN_FLIGHT_MAX) await Promise.race(inFlight);
-        if (failure !== undefined) break;
-      }
-    } catch (error) {
-      failure ??= error;
-      failed.abort();
-    }
-    await Promise.all(inFlight);
-    if (failure !== undefined) throw failure;
-    return { etags, size };
   }
 
   async #complete(
@@ -341,31 +283,4 @@ function listedObject(element: XmlElement, prefix: string): ObjectInfo | undefin
     etag: (childText(element, "ETag") ?? "").replace(/^"|"$/g, ""),
     modifiedAt: Date.parse(childText(element, "LastModified") ?? "") || 0,
   };
-}
-
-function checkDigest(key: string, expected: string | undefined, actual: () => string | undefined): void {
-  if (expected === undefined) return;
-  const digest = actual();
-  if (digest !== expected) {
-    throw new PlatformError("corrupt", `${key}: the bytes have SHA-256 ${digest}, promised was ${expected}`);
-  }
-}
-
-function goneMeanwhile(key: string, cause: unknown): PlatformError {
-  return new PlatformError("preconditionFailed", `${key} is gone`, {
-    cause,
-    remedy: "Somebody else was first: read it again, then decide.",
-  });
-}
-
-async function* tap<T>(source: AsyncIterable<T>, see: (item: T) => void): AsyncGenerator<T> {
-  for await (const item of source) {
-    see(item);
-    yield item;
-  }
-}
-
-async function* prepend<T>(first: T[], rest: AsyncIterable<T>): AsyncGenerator<T> {
-  yield* first;
-  yield* rest;
 }

@@ -33,6 +33,14 @@ describe("store URIs", () => {
       { scheme: "s3", endpoint: "https://x.example", pathStyle: false },
     ],
     ["https://example.org/models", { scheme: "http", base: "https://example.org/models/" }],
+    [
+      "gs://my_bucket/a/b?endpoint=http://127.0.0.1:4443",
+      { scheme: "gs", bucket: "my_bucket", prefix: "a/b/", endpoint: "http://127.0.0.1:4443" },
+    ],
+    [
+      "az://models/llama?account=mystorage",
+      { scheme: "az", container: "models", prefix: "llama/", account: "mystorage", endpoint: undefined },
+    ],
     ["hf://owner/repo", { scheme: "hf", kind: "models", repository: "owner/repo", revision: "main" }],
     [
       "hf://datasets/owner/repo@v1/x",
@@ -52,6 +60,12 @@ describe("store URIs", () => {
     "s3://bucket?region=EU%20West",
     "s3://bucket?pathStyle=yes",
     "s3://bucket?endpoint=ftp://x",
+    "gs://B",
+    "gs://bucket?key=x",
+    "az://Models",
+    "az://a--b?account=mystorage",
+    "az://models?account=My-Storage",
+    "az://models?sig=x",
     "https://example.org/?token=1",
     "https://example.org/#x",
     "hf://repo",
@@ -78,12 +92,9 @@ describe("store URIs", () => {
     expect(message).not.toBe("");
     expect(message).not.toMatch(/secret(?!AccessKey)/);
   });
-  test.each(["gs://bucket", "az://account/container", "ftp://x"])(
-    "%s is unsupported, with a remedy",
-    (uri) => {
-      expect(() => parseStoreUri(uri)).toThrow(
-        expect.objectContaining({ code: "unsupported", remedy: expect.any(String) }),
-      );
-    },
-  );
+  test.each(["ftp://x", "abfs://x/y"])("%s is unsupported, with a remedy", (uri) => {
+    expect(() => parseStoreUri(uri)).toThrow(
+      expect.objectContaining({ code: "unsupported", remedy: expect.any(String) }),
+    );
+  });
 });

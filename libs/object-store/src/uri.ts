@@ -1,6 +1,8 @@
 // Store URIs: what each scheme allows, and that nothing secret hides in them. Pure.
 //   file:///abs/dir                                     a plain directory
 //   s3://bucket/prefix?endpoint=URL&region=R&pathStyle=true&profile=P
+//   gs://bucket/prefix?endpoint=URL
+//   az://container/prefix?account=NAME&endpoint=URL
 //   https://host/path (also http://)                    read only
 //   hf://owner/repo[@revision]?endpoint=URL             a model hub's repository, read only
 //   hf://datasets/owner/repo[@revision]
@@ -24,6 +26,15 @@ export type StoreUri =
       /** Which profile of the credentials file to use. */
       profile: string | undefined;
     }
+  | { scheme: "gs"; bucket: string; prefix: string; endpoint: string | undefined }
+  | {
+      scheme: "az";
+      container: string;
+      prefix: string;
+      account: string | undefined;
+      /** Of the account's blob service. Undefined: the public cloud's. */
+      endpoint: string | undefined;
+    }
   | { scheme: "http"; base: string }
   | {
       scheme: "hf";
@@ -34,6 +45,9 @@ export type StoreUri =
     };
 
 const BUCKET = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
+const GOOGLE_BUCKET = /^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$/;
+const CONTAINER = /^(\$root|[a-z0-9](?:-?[a-z0-9]){2,62})$/;
+const ACCOUNT = /^[a-z0-9]{3,24}$/;
 const REGION = /^[a-z0-9-]{1,64}$/;
 const REPOSITORY = /^[\w.-]{1,96}\/[\w.-]{1,96}$/;
 const REVISION = /^[\w./-]{1,128}$/;
@@ -44,7 +58,7 @@ export function parseStoreUri(uri: string): StoreUri {
   if (url === null)
     throw invalid(
       "is not a URI",
-      "Write file:///directory, s3://bucket/prefix, https://… or hf://owner/repo.",
+      "Write file:///directory, s3://bucket/prefix, gs://…, az://…, https://… or hf://owner/repo.",
     );
   if (url.username !== "" || url.password !== "") {
     throw invalid(
@@ -64,15 +78,13 @@ export function parseStoreUri(uri: string): StoreUri {
     case "hf:":
       return parseHub(url);
     case "gs:":
+      return parseGoogle(url);
     case "az:":
-      throw new PlatformError("unsupported", `no adapter for ${url.protocol}// yet`, {
-        field: "uri",
-        remedy: "Reach the bucket through an S3-compatible endpoint: s3://bucket/prefix?endpoint=https://….",
-      });
+      return parseAzure(url);
     default:
       throw new PlatformError("unsupported", `unknown kind of store ${url.protocol}//`, {
         field: "uri",
-        remedy: "Use file://, s3://, https:// or hf://.",
+        remedy: "Use file://, s3://, gs://, az://, https:// or hf://.",
       });
   }
 }
@@ -112,6 +124,31 @@ function parseS3(url: URL): StoreUri {
     pathStyle: boolean(query.pathStyle, "pathStyle") ?? endpoint !== undefined,
     profile,
   };
+}
+
+function parseGoogle(url: URL): StoreUri {
+  const query = onlyParameters(url, ["endpoint"]);
+  if (!GOOGLE_BUCKET.test(url.host)) {
+    throw invalid(`has no valid bucket name (${url.host})`, "Write gs://bucket/prefix.");
+  }
+  const endpoint = query.endpoint === undefined ? undefined : checkEndpoint(query.endpoint);
+  return { scheme: "gs", bucket: url.host, prefix: folder(decodePath(url.pathname)), endpoint };
+}
+
+function parseAzure(url: URL): StoreUri {
+  const query = onlyParameters(url, ["account", "endpoint"]);
+  if (!CONTAINER.test(url.host)) {
+    throw invalid(
+      `has no valid container name (${url.host})`,
+      "Write az://container/prefix?account=NAME, the container in lower case.",
+    );
+  }
+  const { account } = query;
+  if (account !== undefined && !ACCOUNT.test(account)) {
+    throw invalid("has a malformed account", "Write e.g. account=mystorage.");
+  }
+  const endpoint = query.endpoint === undefined ? undefined : checkEndpoint(query.endpoint);
+  return { scheme: "az", container: url.host, prefix: folder(decodePath(url.pathname)), account, endpoint };
 }
 
 function parseHttp(url: URL): StoreUri {

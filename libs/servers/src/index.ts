@@ -1,4 +1,6 @@
+export { type AzuriteOptions, type AzuriteServer, startAzurite } from "./azurite.ts";
 export { cacheDir } from "./cache.ts";
+export { type FakeGcsServer, startFakeGcs } from "./fake-gcs.ts";
 export {
   ensureNatsServer,
   NATS_VERSION_MIN,

@@ -11,7 +11,10 @@ const SHARD_MB_DEFAULT = "5000";
 const operations = () => import("../weights/weight-operations.ts");
 
 const repository = (name: string) =>
-  new Command(name).argument("<uri>", "file://, s3://, https://, hf://, bucket://models/NAME or a folder");
+  new Command(name).argument(
+    "<uri>",
+    "file://, s3://, gs://, az://, https://, hf://, bucket://models/NAME or a folder",
+  );
 
 export const weightsCommand = (act: Act): Command =>
   new Command("weights")

@@ -9,10 +9,12 @@ const MiB = 1024 * 1024;
 /**
  * Defines the suite for one kind of store.
  * @param place makes an empty place; its `open` is called twice for two independent clients of that place.
+ * @param ignored conditions that the server is known to ignore; what the store does with them is tested elsewhere.
  */
 export function conformanceSuite(
   name: string,
   place: () => Promise<{ open: () => ObjectStore; remove: () => Promise<void> }>,
+  ignored: readonly ("conditional deletes" | "conditional uploads in parts")[] = [],
 ): void {
   describe(`object store on ${name}`, () => {
     let store: ObjectStore;
@@ -189,15 +191,19 @@ export function conformanceSuite(
         expect(winners).toHaveLength(1);
         expect(await text("swap-race")).toBe(`writer ${winners[0]}`);
       });
-      test("a multipart upload keeps ifNoneMatch", async () => {
-        const bytes = randomBytes(9 * MiB);
-        await store.put("large-once", pieces(bytes, MiB), { ifNoneMatch: "*" });
-        await expect(store.put("large-once", pieces(bytes, MiB), { ifNoneMatch: "*" })).rejects.toMatchObject(
-          {
+      test.skipIf(ignored.includes("conditional uploads in parts"))(
+        "an upload in parts keeps ifNoneMatch",
+        async () => {
+          const bytes = randomBytes(9 * MiB);
+          await store.put("large-once", pieces(bytes, MiB), { ifNoneMatch: "*" });
+          await expect(
+            store.put("large-once", pieces(bytes, MiB), { ifNoneMatch: "*" }),
+          ).rejects.toMatchObject({
             code: "preconditionFailed",
-          },
-        );
-      }, 30_000);
+          });
+        },
+        30_000,
+      );
     });
 
     describe("deleting", () => {
@@ -207,15 +213,18 @@ export function conformanceSuite(
         await store.delete("folder/deleted");
         expect(await store.head("folder/deleted")).toBeUndefined();
       });
-      test("with ifMatch only the version that was read", async () => {
-        const { etag } = await store.put("deleted-match", "1");
-        const { etag: newer } = await store.put("deleted-match", "2");
-        await expect(store.delete("deleted-match", { ifMatch: etag })).rejects.toMatchObject({
-          code: "preconditionFailed",
-        });
-        await store.delete("deleted-match", { ifMatch: newer });
-        expect(await store.head("deleted-match")).toBeUndefined();
-      });
+      test.skipIf(ignored.includes("conditional deletes"))(
+        "with ifMatch only the version that was read",
+        async () => {
+          const { etag } = await store.put("deleted-match", "1");
+          const { etag: newer } = await store.put("deleted-match", "2");
+          await expect(store.delete("deleted-match", { ifMatch: etag })).rejects.toMatchObject({
+            code: "preconditionFailed",
+          });
+          await store.delete("deleted-match", { ifMatch: newer });
+          expect(await store.head("deleted-match")).toBeUndefined();
+        },
+      );
     });
 
     describe("listing", () => {

@@ -5,7 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
-import { S3_START_TIMEOUT_MS, startS3Server } from "@pilotlight/object-store/testing";
+import {
+  S3_START_TIMEOUT_MS,
+  startAzureServer,
+  startGoogleServer,
+  startS3Server,
+} from "@pilotlight/object-store/testing";
 import {
   listObjects,
   openRangeReader,
@@ -203,18 +208,30 @@ describe.each([
       expect(segmentNames().every((name) => name.startsWith("linked-"))).toBe(true);
       lease.release();
     });
-    test(
-      "a real S3 server works the same",
-      async () => {
-        const s3 = await startS3Server();
+    test.each([
+      [
+        "S3",
+        async () => {
+          const bucket = await startS3Server();
+          return { ...bucket, options: { credentials: async () => bucket.credentials } };
+        },
+      ],
+      [
+        "Azure's blob",
+        () => startAzureServer().then(({ env, ...server }) => ({ ...server, options: { env } })),
+      ],
+      ["Google's storage", async () => ({ ...(await startGoogleServer()), options: {} })],
+    ])(
+      "a %s server works the same",
+      async (_kind, start) => {
+        const { uri, options, stop } = await start();
         try {
-          const options = { credentials: async () => s3.credentials };
-          await addModel({ from: MODEL, to: openStore(s3.uri("m"), options) });
-          const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(s3.uri("m"));
+          await addModel({ from: MODEL, to: openStore(uri("m"), options) });
+          const lease = makeCache({}, { openStore: (uri) => openStore(uri, options) }).load(uri("m"));
           await expectRightBytes(await drain(lease));
           lease.release();
         } finally {
-          await s3.stop();
+          await stop();
         }
       },
       S3_START_TIMEOUT_MS,
