@@ -4,12 +4,12 @@ import { type BenchBucket, type BenchModel, modelUri } from "./bucket.ts";
 import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { type Link, startLink, type Tools } from "./tools.ts";
 
-const NODES = 8;
 /** Eight loads share this machine's cores, so the cards are slow enough to be what limits. */
 const CARD_BITS_PER_S = 300e6;
 const FIRST_BYTE_MS = 10;
 /** Below the ports that the system gives to others. */
 const PORT_FIRST = 20_000;
+const PORTS_EACH = 8;
 
 export type RelayResult = { timeRatio: number; bucketRatio: number; note: string };
 
@@ -20,13 +20,14 @@ type Setting = {
   model: BenchModel;
 };
 
-export async function relayOfEight(setting: Setting): Promise<RelayResult> {
+/** `nodes` at once over one. */
+export async function relay(nodes: number, setting: Setting): Promise<RelayResult> {
   const alone = await startTogether(setting, 1);
-  const together = await startTogether(setting, NODES);
+  const together = await startTogether(setting, nodes);
   return {
     timeRatio: together.seconds / alone.seconds,
     bucketRatio: together.bucketBytes / setting.model.bytes,
-    note: `${NODES} nodes ${together.seconds.toFixed(2)} s, one ${alone.seconds.toFixed(2)} s, cards of ${CARD_BITS_PER_S / 1e6} Mbit/s`,
+    note: `${nodes} nodes ${together.seconds.toFixed(2)} s, one ${alone.seconds.toFixed(2)} s, cards of ${CARD_BITS_PER_S / 1e6} Mbit/s`,
   };
 }
 
@@ -35,7 +36,7 @@ async function startTogether(
   count: number,
 ): Promise<{ seconds: number; bucketBytes: number }> {
   const names = Array.from({ length: count }, (_, i) => `relay-${count}-${i}`);
-  const ports = names.map((_, i) => PORT_FIRST + (process.pid % 1_000) * NODES + i);
+  const ports = names.map((_, i) => PORT_FIRST + (process.pid % 1_000) * PORTS_EACH + i);
   const rates = Object.fromEntries(
     names.flatMap((name) => [
       [name, CARD_BITS_PER_S],
