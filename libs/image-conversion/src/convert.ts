@@ -20,6 +20,7 @@ import {
 import type { ObjectStore } from "@pilotlight/object-store";
 import {
   type ImageLayer,
+  type ImagePolicy,
   type OpenedImage,
   openImage,
   type Platform,
@@ -41,6 +42,8 @@ export type ConvertRequest = {
   /** Default: this machine's. */
   platform?: Platform;
   registry?: RegistryOptions;
+  /** Which images may be converted; checked each time, for an image that is there already too. Default: any. */
+  policy?: ImagePolicy;
   limits?: Partial<ConvertLimits>;
   onProgress?: (progress: ConvertProgress) => void;
   signal?: AbortSignal;
@@ -83,6 +86,7 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertedIm
     const image = await openImage(request.source, {
       ...request.registry,
       ...(request.platform && { platform: request.platform }),
+      ...(request.policy && { policy: request.policy }),
       signal,
     });
     const existing = await readImageManifest(request.bucket, image.manifestDigest, signal);

@@ -12,6 +12,7 @@ export {
   runConfigOf,
 } from "./documents.ts";
 export type { LayerSource } from "./file-tree.ts";
+export { type ImagePolicy, parseSigningKeys } from "./image-policy.ts";
 export { type WriteLayoutOptions, type WrittenLayout, writeOciLayout } from "./layout-writer.ts";
 export { formatReference, type ImageReference, parseReference } from "./reference.ts";
 export type { RegistryOptions } from "./registry.ts";

@@ -17,6 +17,7 @@ import {
   platformMatches,
   sha256Digest,
 } from "./documents.ts";
+import { checkPolicy, type ImagePolicy } from "./image-policy.ts";
 import { layoutStore } from "./layout-reader.ts";
 import { formatReference, type ImageReference, parseReference } from "./reference.ts";
 import { type RegistryOptions, registryStore } from "./registry.ts";
@@ -57,12 +58,15 @@ export type OpenedImage = {
 export type OpenImageOptions = RegistryOptions & {
   /** Default: this machine's. */
   platform?: Platform;
+  /** Which images may be opened. Default: any. */
+  policy?: ImagePolicy;
   signal?: AbortSignal;
 };
 
 /**
  * Resolves a reference to one image for one platform. Throws `notFound` (no such image, or none for the platform),
- * `unsupported` (foreign layers, schema 1, not an image), `corrupt`, `unauthenticated`, `permissionDenied`, `unavailable`.
+ * `unsupported` (foreign layers, schema 1, not an image), `corrupt`, `unauthenticated`, `permissionDenied` (by the registry, or
+ * by the policy), `unavailable`.
  */
 export async function openImage(
   reference: string | ImageReference,
@@ -72,7 +76,14 @@ export async function openImage(
   const store = parsed.kind === "layout" ? layoutStore(parsed) : registryStore(parsed, options);
   const name = formatReference(parsed);
   const platform = options.platform ?? hostPlatform();
-  const bytes = await resolveManifest(store, parsed, platform, options.signal);
+  const { top, bytes } = await resolveManifest(store, parsed, platform, options.signal);
+  await checkPolicy(options.policy ?? { kind: "any" }, {
+    name,
+    namedDigest: parsed.digest,
+    digests: [sha256Digest(top), sha256Digest(bytes)],
+    store,
+    signal: options.signal,
+  });
   const manifest = parseManifestOrIndex(bytes);
   if (manifest.kind === "index")
     throw new PlatformError("unsupported", `${name}: an image index inside an image index`);
@@ -96,21 +107,22 @@ export async function openImage(
   };
 }
 
+/** What the reference names, and the manifest for the platform: the same where it names no index. */
 async function resolveManifest(
   store: ContentStore,
   reference: ImageReference,
   platform: Platform,
   signal: AbortSignal | undefined,
-): Promise<Buffer> {
+): Promise<{ top: Buffer; bytes: Buffer }> {
   const wanted = reference.digest ?? reference.tag ?? "";
   const top = await store.manifest(wanted, signal);
   if (reference.digest !== undefined) checkDigest(top, { digest: reference.digest }, "manifest");
   const document = parseManifestOrIndex(top);
-  if (document.kind === "manifest") return top;
+  if (document.kind === "manifest") return { top, bytes: top };
   const chosen = choose(document.document, platform, formatReference(reference));
   const bytes = await store.manifest(chosen.digest, signal);
   checkDigest(bytes, chosen, "manifest");
-  return bytes;
+  return { top, bytes };
 }
 
 /** The first manifest for the platform wins, as in other runtimes; attestations say `unknown/unknown` and never match. */

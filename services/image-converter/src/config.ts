@@ -1,6 +1,6 @@
 // Settings of the image converter.
 import { BUS_FIELDS, OUTBOX_FIELDS } from "@pilotlight/bus";
-import { bytes, count, defineConfig, durationMs, list, port, text, uri } from "@pilotlight/service";
+import { bytes, choice, count, defineConfig, durationMs, list, port, text, uri } from "@pilotlight/service";
 import { STORE_FIELDS } from "@pilotlight/store";
 
 export const config = defineConfig("image-converter", {
@@ -25,6 +25,12 @@ export const config = defineConfig("image-converter", {
     "",
     "Docker configuration file (config.json) with registry credentials; empty: anonymous.",
   ),
+  imagePolicy: choice(
+    ["any", "digest", "signed"],
+    "any",
+    "Which images may be used: any; only references with a digest; only images with a cosign signature by a trusted key.",
+  ),
+  imageSigningKeysFile: text("", "PEM file with the public keys that imagePolicy=signed trusts."),
   plainHttpRegistries: list(
     [],
     "Registries (host:port) that are spoken to without TLS; loopback ones always are.",

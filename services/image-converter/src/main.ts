@@ -9,6 +9,7 @@ import { openServiceStore } from "@pilotlight/store";
 import { config } from "./config.ts";
 import { ensureImage } from "./handlers/ensure-image.ts";
 import { onImageWanted } from "./handlers/image-wanted.ts";
+import { loadPolicy } from "./policy.ts";
 import { ConversionRunner } from "./runner.ts";
 import { listReady } from "./store/conversions.ts";
 
@@ -33,6 +34,7 @@ await runService({
         ? {}
         : { credentials: dockerConfigCredentials(settings.registryCredentialsFile) }),
     };
+    const policy = await loadPolicy(settings.imagePolicy, settings.imageSigningKeysFile);
     const runner = new ConversionRunner(
       {
         store,
@@ -45,6 +47,7 @@ await runService({
             bucket,
             limits: { layersInFlightMax, chunksInFlightMax, archiveBytesMax },
             registry,
+            policy,
             onProgress,
             signal,
           }),
