@@ -240,4 +240,6 @@ const nodeAgentEnvironment = (options: PlatformOptions): Record<string, string> 
   ].join(","),
   LOG_GLOBS: join(options.stateDir, "logs", "*.log"),
   STOP_REPLICAS_ON_EXIT: "true",
+  // The converter is on this machine too: a pull beside it would only take its processors.
+  PULL_NEW_IMAGES: "false",
 });

@@ -13,6 +13,8 @@ export type ImageToMount = {
   /** Identity of the converted image in the bucket. */
   imageId: string;
   manifestDigest: string;
+  /** This node pulled it by itself: it is not in the bucket yet. */
+  pulled?: boolean | undefined;
 };
 
 /** How a process is started in a place. */

@@ -89,6 +89,7 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertedIm
       ...(request.policy && { policy: request.policy }),
       signal,
     });
+    progress.resolved(image.manifestDigest);
     const existing = await readImageManifest(request.bucket, image.manifestDigest, signal);
     if (existing !== undefined) return result(request, image, existing, progress, true);
     progress.phase("layers");

@@ -4,6 +4,7 @@ import { sha256, zstdFrame } from "./codec.ts";
 
 export type EncodedChunk = { sha256: Buffer; rawLength: number; encoding: ChunkEncoding; wire: Buffer };
 
+/** `level` 0: not compressed. */
 export type EncodeOptions = { level: number; gainMin: number };
 
 const ZEROS = Buffer.alloc(4 << 20);
@@ -19,6 +20,7 @@ export async function encodeChunk(
   if (raw.equals(ZEROS.subarray(0, rawLength)))
     return { sha256: hash, rawLength, encoding: "zeros", wire: Buffer.alloc(0) };
   if (isKnown(hash)) return { sha256: hash, rawLength, encoding: "raw", wire: Buffer.alloc(0) };
+  if (options.level === 0) return { sha256: hash, rawLength, encoding: "raw", wire: raw };
   const wire = await zstdFrame(raw, options.level);
   if (wire.length > rawLength * (1 - options.gainMin))
     return { sha256: hash, rawLength, encoding: "raw", wire: raw };

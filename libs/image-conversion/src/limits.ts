@@ -4,7 +4,7 @@ import { DEFAULT_LAYER_LIMITS, type LayerLimits } from "@pilotlight/image-format
 export type ConvertLimits = {
   /** Size of the chunks that content is cut into: a power of two from 64 KiB to 4 MiB. Part of the layers' keys. */
   chunkBytes: number;
-  /** zstd level. Higher levels cost more time than they save bytes. */
+  /** zstd level; 0: nothing is compressed. Higher levels cost more time than they save bytes. */
   compressionLevel: number;
   /** A chunk is stored as it is unless compression saves at least this share of it. */
   compressionGainMin: number;

@@ -1,6 +1,8 @@
 // How far a conversion is, and how long it will still take.
 export type ConvertProgress = {
   phase: "resolving" | "layers" | "assembling" | "done";
+  /** Empty until the reference was resolved. */
+  manifestDigest: string;
   layersDone: number;
   layersTotal: number;
   /** Compressed bytes read, of all that have to be read. */
@@ -25,6 +27,7 @@ export class ProgressMeter {
   #reportedAt = Number.NEGATIVE_INFINITY;
   #state: Omit<ConvertProgress, "bytesPerSecond" | "remainingMs"> = {
     phase: "resolving",
+    manifestDigest: "",
     layersDone: 0,
     layersTotal: 0,
     doneBytes: 0,
@@ -51,6 +54,10 @@ export class ProgressMeter {
   phase(phase: ConvertProgress["phase"]): void {
     this.#state.phase = phase;
     this.#tell(true);
+  }
+
+  resolved(manifestDigest: string): void {
+    this.#state.manifestDigest = manifestDigest;
   }
 
   expect(layersTotal: number, totalBytes: number): void {

@@ -14,7 +14,7 @@ export {
 export type { LayerSource } from "./file-tree.ts";
 export { type ImagePolicy, parseSigningKeys } from "./image-policy.ts";
 export { type WriteLayoutOptions, type WrittenLayout, writeOciLayout } from "./layout-writer.ts";
-export { formatReference, type ImageReference, parseReference } from "./reference.ts";
+export { formatReference, type ImageReference, parseReference, withDigest } from "./reference.ts";
 export type { RegistryOptions } from "./registry.ts";
 export {
   type CredentialProvider,

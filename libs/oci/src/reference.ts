@@ -63,6 +63,10 @@ export function formatReference(reference: ImageReference): string {
   return `${base}${tag}${digest}`;
 }
 
+/** The same reference, pinned to a digest. */
+export const withDigest = (reference: string, digest: string): string =>
+  formatReference({ ...parseReference(reference), digest });
+
 function parseLayout(path: string, text: string): LayoutReference {
   const { rest, digest } = splitDigest(path);
   const { name, tag } = splitTag(rest);

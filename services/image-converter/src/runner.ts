@@ -182,6 +182,7 @@ export class ConversionRunner {
     for (const watcher of this.#watchers.get(nameOf(key)) ?? []) watcher(progress);
     publishSample(this.#ports.bus, EVENTS.imageProgressed, {
       image: key.image,
+      manifestDigest: progress.manifestDigest,
       bytesDone: BigInt(progress.doneBytes),
       bytesTotal: BigInt(progress.totalBytes),
       bytesPerSecond: BigInt(Math.round(progress.bytesPerSecond)),

@@ -12,7 +12,7 @@ import {
   type ServiceContext,
   serveGrpc,
 } from "@pilotlight/service";
-import { ensureImage } from "./adapters/image-converter.ts";
+import { ensureImage, type Pull } from "./adapters/image-converter.ts";
 import { lastLinesOf } from "./adapters/last-lines.ts";
 import { buryLostReplicas } from "./adapters/lost-replicas.ts";
 import { capacityOf, segmentDirsOf } from "./adapters/machine.ts";
@@ -40,10 +40,19 @@ const CLOSE_TIMEOUT_MS = 2_000;
 /** Orders are only written down, so one that takes longer was lost with its agent and is worth another delivery. */
 const ORDER_TIMEOUT_MS = 5_000;
 
+/** How a node comes to its images. */
+export type NodeImages = {
+  runtime: ImageRuntime;
+  /** Brings images that are not converted yet. Undefined: they are waited for. */
+  pull?: Pull | undefined;
+  /** Removes what is not needed any more; called now and then. */
+  tidy?(): Promise<void>;
+};
+
 /** Starts the agent on a way of mounting images; `imagesIn` is given the folder that may be used for it. */
 export async function startAgent(
   context: ServiceContext<AgentConfig>,
-  imagesIn: (directory: string) => Promise<ImageRuntime>,
+  imagesIn: (directory: string) => Promise<NodeImages>,
 ): Promise<void> {
   const settings = context.config;
   const nodeId = keyToken("nodeId", settings.nodeId);
@@ -54,7 +63,8 @@ export async function startAgent(
   await mkdir(runDir, { recursive: true });
   for (const directory of segmentDirs) await mkdir(directory, { recursive: true, mode: SEGMENT_DIR_MODE });
 
-  const backend = localBackend({ runDir, images: await imagesIn(join(stateDir, "images")) });
+  const images = await imagesIn(join(stateDir, "images"));
+  const backend = localBackend({ runDir, images: images.runtime });
   const bus = await connectServiceBus(context, "node_agent");
   const converter = grpcClient(ImageConverterService, settings.imageConverterAddress, {
     timeoutMs: CALL_TIMEOUT_MS,
@@ -81,7 +91,7 @@ export async function startAgent(
     save: files.save,
     announce: (replica) => publisher.announce(replica),
     ensureImage: async (replica, signal) =>
-      ensureImage(converter, imageReferenceOf(replica, settings.workerImage), signal),
+      ensureImage(converter, imageReferenceOf(replica, settings.workerImage), images.pull, signal),
     prepareLaunch: (replica) =>
       prepareLaunch(replica, backend, capacity.acceleratorKind, segmentDirs, launchSettings),
     lastLines: ({ assignment }) =>
@@ -135,7 +145,14 @@ export async function startAgent(
     replicas.forgetGone(settings.goneKeepMs, Date.now()).catch((error) => {
       context.log.warn("gone replicas cannot be forgotten", { error: toPlatformError(error) });
     });
-  const housekeeping = setInterval(() => void forget(), HOUSEKEEPING_INTERVAL_MS);
+  const tidy = () =>
+    images.tidy?.().catch((error) => {
+      context.log.warn("images that are not needed cannot be removed", { error: toPlatformError(error) });
+    });
+  const housekeeping = setInterval(() => {
+    void forget();
+    void tidy();
+  }, HOUSEKEEPING_INTERVAL_MS);
   context.onStop("housekeeping", () => clearInterval(housekeeping));
   context.log.info("serving", { address: door.address, ...capacity });
 }

@@ -29,6 +29,18 @@ export const config = defineConfig("node-agent", {
     "auto",
     "How images are mounted; auto: the best way that works on this machine.",
   ),
+  pullNewImages: flag(
+    true,
+    "Pull an image that is seen for the first time while the converter works; what comes first is used.",
+  ),
+  registryCredentialsFile: text(
+    "",
+    "Docker configuration file (config.json) with registry credentials for that; empty: anonymous.",
+  ),
+  plainHttpRegistries: list(
+    [],
+    "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
+  ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
   workerAdvertisedHost: text(

@@ -1,9 +1,11 @@
 // The node agent: wires the image file system to the agent.
 import { join } from "node:path";
-import { imagefsRuntime } from "@pilotlight/compute";
+import { eitherRuntime, imagefsRuntime } from "@pilotlight/compute";
 import { openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
+import { dockerConfigCredentials } from "@pilotlight/oci";
 import { runService } from "@pilotlight/service";
+import { pulledImages } from "./adapters/pulled-images.ts";
 import { startAgent } from "./agent.ts";
 import { config } from "./config.ts";
 
@@ -18,9 +20,28 @@ await runService({
         cacheBytesMax: imageCacheBytesMax,
       });
       context.onStop("images", () => (stopReplicasOnExit ? imagefs.stop() : imagefs.close()));
-      const method = context.config.imageMountMethod;
+      const { imageMountMethod: method, registryCredentialsFile, plainHttpRegistries } = context.config;
       const learnStarts = !bucketUri.startsWith("file:");
-      return imagefsRuntime({ imagefs, bucket: openStore(bucketUri), directory, method, learnStarts });
+      const converted = imagefsRuntime({
+        imagefs,
+        bucket: openStore(bucketUri),
+        directory,
+        method,
+        learnStarts,
+      });
+      const pulled = pulledImages(join(stateDir, "pulled"), method, {
+        plainHttpRegistries,
+        ...(registryCredentialsFile !== "" && {
+          credentials: dockerConfigCredentials(registryCredentialsFile),
+        }),
+      });
+      context.onStop("pulled images", () => pulled.close(stopReplicasOnExit));
+      return {
+        // What was pulled before the setting changed is still served.
+        runtime: eitherRuntime(converted, pulled.runtime),
+        pull: context.config.pullNewImages ? pulled.pull : undefined,
+        tidy: pulled.clear,
+      };
     });
   },
 });

@@ -196,7 +196,7 @@ export class ReplicaRunner {
           image: await this.#keepTrying(() => this.#ports.ensureImage(this.#replica, signal), signal),
         };
       case "mounting":
-        await this.#keepTrying(() => backend.mount(place, state.image, signal), signal);
+        await this.#keepTrying(() => this.#mount(state.image, signal), signal);
         return { kind: "mounted" };
       case "starting": {
         const process = await this.#keepTrying(async () => {
@@ -227,6 +227,20 @@ export class ReplicaRunner {
         return undefined;
       default:
         return state satisfies never;
+    }
+  }
+
+  /** An image that was collected as garbage since the converter named it is converted once more. */
+  async #mount(image: ImageToMount, signal: AbortSignal): Promise<void> {
+    const mount = () => this.#ports.backend.mount(this.#replica.assignment.replicaId, image, signal);
+    try {
+      await mount();
+    } catch (thrown) {
+      if (toPlatformError(thrown).code !== "notFound") throw thrown;
+      const again = await this.#ports.ensureImage(this.#replica, signal);
+      // A tag may lead elsewhere by now; what the replica is to run was decided.
+      if (again.manifestDigest !== image.manifestDigest || again.pulled !== image.pulled) throw thrown;
+      await mount();
     }
   }
 

@@ -52,6 +52,7 @@ export async function* ensureImage(
 
 const progressed = (image: string, progress: ConvertProgress) => ({
   image,
+  manifestDigest: progress.manifestDigest,
   bytesDone: BigInt(progress.doneBytes),
   bytesTotal: BigInt(progress.totalBytes),
   bytesPerSecond: BigInt(Math.round(progress.bytesPerSecond)),

@@ -21,7 +21,12 @@ const outcome = z.object({
   failure: failure.optional(),
 });
 const processIdentity = z.object({ pid: z.int().positive(), startTicks: z.int(), bootId: z.string() });
-const image = z.object({ reference: z.string(), imageId: z.string(), manifestDigest: z.string() });
+const image = z.object({
+  reference: z.string(),
+  imageId: z.string(),
+  manifestDigest: z.string(),
+  pulled: z.boolean().optional(),
+});
 const phase = z.enum(ReplicaPhase);
 const mark = z.object({ phase, at: z.number() });
 const state = z.discriminatedUnion("kind", [

@@ -6,5 +6,5 @@ import { config } from "../config.ts";
 
 await runService({
   config,
-  start: (context) => startAgent(context, async (directory) => directoryRuntime(directory)),
+  start: (context) => startAgent(context, async (directory) => ({ runtime: directoryRuntime(directory) })),
 });

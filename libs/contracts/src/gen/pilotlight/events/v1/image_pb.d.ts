@@ -160,6 +160,13 @@ export declare type ImageProgressed = Message<"pilotlight.events.v1.ImageProgres
    * @generated from field: uint64 bytes_per_second = 4;
    */
   bytesPerSecond: bigint;
+
+  /**
+   * What is being converted: known, and allowed by the policy, once the reference was resolved. Empty before.
+   *
+   * @generated from field: string manifest_digest = 5;
+   */
+  manifestDigest: string;
 };
 
 /**
