@@ -28,7 +28,7 @@ const COMMANDS = {
     packages: true,
     native: true,
     services: true,
-    main: "src/start.ts",
+    main: "dist/start.js",
     flags: ["--max-semi-space-size=1"],
   },
   dev: { packages: true, native: true, services: false, main: "src/dev.ts" },

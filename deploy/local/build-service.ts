@@ -1,15 +1,17 @@
-// Bundles the service in whose folder it runs into dist/main.js: one file starts in a third of the time and half of the
-// memory of the same sources. Native parts are linked beside it, where the bundled code looks for them.
+// Bundles the program of the package in whose folder it runs, src/main.ts or the one that is named, into dist/: one file
+// starts in a third of the time and half of the memory of the same sources. Native parts are linked beside it, where the
+// bundled code looks for them.
 import { copyFileSync, existsSync, linkSync, readdirSync, rmSync } from "node:fs";
 import { basename, join, relative } from "node:path";
 import { build } from "esbuild";
 
 const service = process.cwd();
+const program = process.argv[2] ?? "main";
 const root = join(import.meta.dirname, "../..");
 
 const result = await build({
-  entryPoints: [join(service, "src/main.ts")],
-  outfile: join(service, "dist/main.js"),
+  entryPoints: [join(service, `src/${program}.ts`)],
+  outfile: join(service, `dist/${program}.js`),
   bundle: true,
   platform: "node",
   format: "esm",
@@ -44,4 +46,4 @@ for (const name of natives) {
     }
   }
 }
-if (!existsSync(join(service, "dist/main.js"))) throw new Error(`${basename(service)} has no bundle`);
+if (!existsSync(join(service, `dist/${program}.js`))) throw new Error(`${basename(service)} has no bundle`);
