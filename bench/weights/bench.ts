@@ -47,11 +47,16 @@ const MODELS = {
 type ModelName = keyof typeof MODELS.full;
 
 /** The parts of the run, in their order; each can be run alone. */
-export const PARTS = ["links", "unlimited", "10g", "70b", "many", "relay"] as const;
-export type Part = (typeof PARTS)[number];
+const PARTS = ["links", "unlimited", "10g", "70b", "many", "relay"] as const;
+type Part = (typeof PARTS)[number];
+const ROUNDS_DEFAULT = 3;
 
-export async function run({ smoke }: { smoke: boolean }, parts: readonly Part[] = PARTS): Promise<Figures> {
-  const bench = await Bench.start(smoke);
+type RunOptions = { smoke: boolean; parts?: readonly string[]; rounds?: number };
+
+export async function run({ smoke, parts = PARTS, rounds }: RunOptions): Promise<Figures> {
+  const unknown = parts.find((part) => !(PARTS as readonly string[]).includes(part));
+  if (unknown !== undefined) throw new Error(`no part ${unknown}: it is one of ${PARTS.join(", ")}`);
+  const bench = await Bench.start(smoke, smoke ? 1 : (rounds ?? ROUNDS_DEFAULT));
   const interrupted = (): void => void bench.stop().finally(() => process.exit(130));
   process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
   const has = (part: Part): boolean => parts.includes(part);
@@ -92,18 +97,19 @@ class Bench {
 
   private constructor(
     smoke: boolean,
+    rounds: number,
     context: SideContext,
     streamer: StreamerSetting,
     ending: (() => Promise<void>)[],
   ) {
     this.#smoke = smoke;
-    this.#rounds = smoke ? 1 : 3;
+    this.#rounds = rounds;
     this.#context = context;
     this.#streamer = streamer;
     this.#ending = ending;
   }
 
-  static async start(smoke: boolean): Promise<Bench> {
+  static async start(smoke: boolean, rounds: number): Promise<Bench> {
     const tools: Tools = await buildTools();
     // The peers' packages are gigabytes: the smoke run goes without them.
     const venv = smoke ? "" : await ensurePeers();
@@ -118,7 +124,7 @@ class Bench {
       () => rm(disk, { recursive: true, force: true }),
     ];
     const streamer = { tools, folder: memory, natsUrl: nats.url, env: bucket.env };
-    return new Bench(smoke, { tools, bucket, venv, disk, memory }, streamer, ending);
+    return new Bench(smoke, rounds, { tools, bucket, venv, disk, memory }, streamer, ending);
   }
 
   async stop(): Promise<void> {

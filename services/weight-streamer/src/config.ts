@@ -1,6 +1,6 @@
 // Settings of the weight streamer.
 import { BUS_FIELDS } from "@pilotlight/bus";
-import { bytes, count, defineConfig, durationMs, port, text } from "@pilotlight/service";
+import { bytes, count, defineConfig, durationMs, flag, port, text } from "@pilotlight/service";
 
 const MIB = 1024 ** 2;
 
@@ -51,6 +51,14 @@ export const config = defineConfig("weight-streamer", {
     min: 100,
   }),
   chunkAttemptsMax: count(5, "Attempts for one range, the first included.", { min: 1, max: 20 }),
+  strangersRefused: flag(
+    false,
+    "Refuse whoever is no replica of this node. Off, people and tools on the node load too; replicas get their own weights only, either way.",
+  ),
+  orderWaitMs: durationMs(
+    5_000,
+    "How long a replica's order may arrive after its question, where strangers are refused.",
+  ),
   revalidateMs: durationMs(
     3_000,
     "How long a source may take to say whether held weights are still current.",

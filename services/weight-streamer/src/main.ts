@@ -7,10 +7,12 @@ import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openRangeReader, openSegmentFiles } from "@pilotlight/weights";
 import { config } from "./config.ts";
 import { WeightCache } from "./domain/index.ts";
+import { createAdmission, onReplicaWanted } from "./handlers/admission.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
 import { onWeightsWanted } from "./handlers/weights-wanted.ts";
 import { createPeering } from "./peering.ts";
 import { createReporter } from "./reporter.ts";
+import { Assignments } from "./store/assignments.ts";
 
 await runService({
   config,
@@ -61,6 +63,15 @@ await runService({
     const joined = await peering?.join(cache);
     context.onStop("peers", async () => joined?.close());
     const reporter = createReporter(bus, settings.nodeId);
+    const assignments = new Assignments(join(settings.stateDir, "assignments.db"));
+    context.onStop("assignments", () => assignments.close());
+    const orders = await consumeIdempotent(
+      bus,
+      { name: `assignments_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "beginning" },
+      { replicaWanted: (event) => onReplicaWanted(assignments, event) },
+    );
+    context.onStop("orders", orders.close);
+    const admit = createAdmission({ ...settings, assignments });
     const hints = await consumeIdempotent(
       bus,
       { name: `hints_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "now" },
@@ -69,7 +80,7 @@ await runService({
     context.onStop("hints", hints.close);
     const door = await serveGrpc(`${settings.grpcHost}:${settings.grpcPort}`, [
       grpcService(WeightStreamerService, {
-        loadWeights: (request, call) => loadWeights(cache, request, call, reporter),
+        loadWeights: (request, call) => loadWeights(cache, request, call, { admit, report: reporter }),
         async listWeights() {
           const { bytesUsed, bytesMax } = cache.usage();
           const weights = cache.held().map((held) => ({ ...held, bytes: BigInt(held.bytes) }));

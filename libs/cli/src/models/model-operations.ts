@@ -31,21 +31,26 @@ function nameOf(source: string): string {
   return known?.name ?? last ?? "";
 }
 
-/** Adds a model to the bucket and shows how far it is. `name`: its folder; default what the source is called. */
-export async function add(
-  context: Context,
-  source: string,
-  wantedName: string | undefined,
-  bucket: string | undefined,
-): Promise<void> {
-  const name = wantedName ?? nameOf(source);
+/** Where a model goes: a folder of the bucket, by its name (default: what the source is called), or the very place. */
+export type AddPlace = { name?: string; bucket?: string; to?: string };
+
+/** Adds a model and shows how far it is. */
+export async function add(context: Context, source: string, place: AddPlace): Promise<void> {
+  if (place.to !== undefined && place.bucket !== undefined) {
+    throw new PlatformError("invalidArgument", "--to and --bucket both say where the model goes", {
+      field: "to",
+      remedy: "Give one of them.",
+    });
+  }
+  const name = place.name ?? nameOf(place.to ?? source);
   if (!NAME.test(name)) {
     throw new PlatformError("invalidArgument", `'${name}' cannot be a model's name`, {
       remedy: "Choose one with --name: letters, digits, '.', '_' and '-'.",
     });
   }
   const { terminal, endpoints } = context;
-  const to = openStore(joinUri(bucketOf(endpoints, bucket), `${MODELS_FOLDER}/${name}`));
+  const inBucket = `${MODELS_FOLDER}/${name}`;
+  const to = openStore(place.to ?? joinUri(bucketOf(endpoints, place.bucket), inBucket));
   const view = createLiveView(terminal);
   const startedAt = Date.now();
   try {
@@ -57,7 +62,7 @@ export async function add(
       signal: terminal.interrupted,
     });
     view.end();
-    const uri = `bucket://${MODELS_FOLDER}/${name}`;
+    const uri = place.to === undefined ? `bucket://${inBucket}` : to.uri;
     context.show({ uri, outcome, record }, () => [
       outcome === "added" ? `${uri} was added` : `${uri} is there already`,
       `  licence ${record.licence}. ${record.notice}`,

@@ -4,6 +4,7 @@ import { PlatformError } from "@pilotlight/errors";
 import type { CallContext } from "@pilotlight/service";
 import { type Group, rankView, type WeightsEvent } from "@pilotlight/weights";
 import type { WeightCache } from "../domain/index.ts";
+import type { Admission } from "./admission.ts";
 
 type Response = MessageInitShape<typeof LoadWeightsResponseSchema>;
 
@@ -11,7 +12,7 @@ export async function* loadWeights(
   cache: WeightCache,
   request: LoadWeightsRequest,
   call: CallContext,
-  report: LoadReporter,
+  { admit, report }: { admit: Admission; report: LoadReporter },
 ): AsyncGenerator<Response> {
   if (request.source === "") {
     throw new PlatformError("invalidArgument", "source is empty", {
@@ -19,6 +20,7 @@ export async function* loadWeights(
       remedy: "Name a repository by URI.",
     });
   }
+  await admit(request.replicaId, request.source, call.signal);
   const { rank, ranks } = request;
   let view = (event: WeightsEvent): WeightsEvent => event;
   const lease = cache.load(request.source);

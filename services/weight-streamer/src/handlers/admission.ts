@@ -1,0 +1,52 @@
+// Who may ask for what: a replica gets the weights that its version names, nothing else. Its order and its first question may
+// cross on their way here, so one that is not known yet is waited for.
+import { setTimeout as sleep } from "node:timers/promises";
+import type { ReplicaWanted } from "@pilotlight/contracts";
+import { PlatformError } from "@pilotlight/errors";
+import type { Assignments } from "../store/assignments.ts";
+
+const LOOK_INTERVAL_MS = 50;
+
+/** Throws permissionDenied. */
+export type Admission = (replicaId: string, source: string, signal: AbortSignal) => Promise<void>;
+
+export type AdmissionOptions = {
+  assignments: Pick<Assignments, "sourceOf">;
+  /** Refuse replicas that this node was never given. False lets people and tools load too. */
+  strangersRefused: boolean;
+  /** How long a replica's order may come after its question. */
+  orderWaitMs: number;
+};
+
+export function createAdmission(options: AdmissionOptions): Admission {
+  const { assignments, strangersRefused, orderWaitMs } = options;
+  return async (replicaId, source, signal) => {
+    let assigned = assignments.sourceOf(replicaId);
+    for (let waited = 0; assigned === undefined && strangersRefused; waited += LOOK_INTERVAL_MS) {
+      if (waited >= orderWaitMs) {
+        throw new PlatformError(
+          "permissionDenied",
+          `this node was given no replica ${replicaId || "(unnamed)"}`,
+          {
+            field: "replicaId",
+            remedy: "Only replicas of the platform load weights here (STRANGERS_REFUSED).",
+          },
+        );
+      }
+      await sleep(LOOK_INTERVAL_MS, undefined, { signal });
+      assigned = assignments.sourceOf(replicaId);
+    }
+    if (assigned !== undefined && assigned !== source) {
+      throw new PlatformError("permissionDenied", `replica ${replicaId} was not given these weights`, {
+        field: "source",
+        remedy: "A replica loads what its version's model.source names.",
+      });
+    }
+  };
+}
+
+/** `replicaWanted`: remembers what the replica may have. */
+export function onReplicaWanted(assignments: Assignments, { assignment }: ReplicaWanted): void {
+  const source = assignment?.deployment?.model?.source;
+  if (assignment !== undefined && source !== undefined) assignments.assigned(assignment.replicaId, source);
+}
