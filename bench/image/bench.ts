@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { findContainerd, type Snapshotter, startContainerd } from "./containerd.ts";
 import { type Conversion, convert, profile } from "./conversion.ts";
-import { cannotLimit, destroyDisks } from "./disk.ts";
+import { cannotLimit, giveUp } from "./disk.ts";
 import { localReads } from "./local-reads.ts";
 import {
   NODE_PROFILES,
@@ -41,7 +41,10 @@ const log = (line: string) => process.stderr.write(`  ${line}\n`);
 
 export async function run({ smoke }: { smoke: boolean }): Promise<Figures> {
   const scratch = await mkdtemp(join(tmpdir(), "bench-image-"));
-  const interrupted = () => void destroyDisks().finally(() => process.exit(130));
+  const interrupted = () =>
+    void giveUp()
+      .then(() => rm(scratch, { recursive: true, force: true }))
+      .finally(() => process.exit(130));
   process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
   const bench = new ImageBench(scratch, smoke);
   try {

@@ -1,14 +1,17 @@
 // The node's disk: a plain directory, or an ext4 file system on a loop device whose reads and writes, buffered ones too, are held
 // to the rate of a cloud volume by the v1 blkio throttle of the root group. What is to be limited has to stay in that group.
-import { spawn } from "node:child_process";
+import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
 
 export type DiskLimits = { bytesPerSecond: number; operationsPerSecond: number };
 export type Disk = { directory: string; destroy(): Promise<void> };
 
+const CHILDREN_END_MS = 10_000;
 const BLKIO = "/sys/fs/cgroup/blkio";
 
 /** Whether this machine can limit a disk; otherwise why not. */
@@ -63,8 +66,11 @@ export async function makeDisk(
 
 const made = new Set<() => Promise<void>>();
 
-/** For a run that is interrupted: no limit, mount or loop device stays. */
-export async function destroyDisks(): Promise<void> {
+/** For a run that is interrupted: no process, limit, mount or loop device stays. */
+export async function giveUp(): Promise<void> {
+  const ended = [...children].map((child) => once(child, "exit"));
+  for (const child of children) child.kill("SIGTERM");
+  await Promise.race([Promise.all(ended), sleep(CHILDREN_END_MS)]);
   for (const destroy of made) await destroy();
 }
 
@@ -72,14 +78,23 @@ export async function destroyDisks(): Promise<void> {
  * Starts a program of the node: in the root blkio group, and without a view of the hierarchy, so that a container runtime makes
  * no groups of its own there; mounts stay in a namespace of its own.
  */
-export function spawnOnNode(command: readonly string[], options: Parameters<typeof spawn>[2]) {
+export function spawnOnNode(command: readonly string[], options: SpawnOptions): ChildProcess {
   if (!existsSync(join(BLKIO, "cgroup.procs"))) {
     const [program = "", ...args] = command;
-    return spawn(program, args, options);
+    return track(spawn(program, args, options));
   }
   const inside = 'umount /sys/fs/cgroup/blkio && exec "$@"';
   const script = `echo $$ > ${BLKIO}/cgroup.procs && exec unshare --mount --propagation slave sh -c '${inside}' sh "$@"`;
-  return spawn("sh", ["-ec", script, "sh", ...command], options);
+  return track(spawn("sh", ["-ec", script, "sh", ...command], options));
+}
+
+const children = new Set<ChildProcess>();
+
+/** Ended with the benchmark if that is interrupted. */
+export function track<T extends ChildProcess>(child: T): T {
+  children.add(child);
+  child.once("exit", () => children.delete(child));
+  return child;
 }
 
 /** Nothing of any disk is in memory any more. */

@@ -23,18 +23,18 @@ export async function localReads(
 ): Promise<LocalReads> {
   const bucket = openStore(`file://${bucketDir}`);
   const imagefs = openImagefs({ cacheDir: join(directory, "cache") });
+  const mountIt = () =>
+    imagefs.mount({ bucket, manifestDigest, mountpoint: join(directory, "root"), entry: null });
   try {
-    const mount = await imagefs.mount({
-      bucket,
-      manifestDigest,
-      mountpoint: join(directory, "root"),
-      entry: null,
-    });
+    const first = await mountIt();
     for (;;) {
       const image = (await imagefs.stats())?.images[0];
       if (image !== undefined && image.presentBytes >= image.dataBytes && !image.watched) break;
       await sleep(LOOK_INTERVAL_MS);
     }
+    // As every start after the one that brought it.
+    await first.unmount();
+    const mount = await mountIt();
     const { path, size } = await largestFile(mount.root);
     const copy = join(directory, "copy");
     await copyFile(path, copy);

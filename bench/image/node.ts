@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { type Disk, type DiskLimits, dropCaches, makeDisk, spawnOnNode, warm } from "./disk.ts";
+import { type Disk, type DiskLimits, dropCaches, makeDisk, spawnOnNode, track, warm } from "./disk.ts";
 
 export type NodeProfile = {
   name: string;
@@ -40,7 +40,7 @@ export async function startRemote(
   const named = Object.entries(layouts).map(([name, directory]) => `${name}=${directory}`);
   const program = join(import.meta.dirname, "server.ts");
   const args = [program, String(profile.bitsPerSecond), String(profile.roundTripMs), bucketDir, ...named];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = track(spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] }));
   const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
   const address = `127.0.0.1:${(JSON.parse(line) as { port: number }).port}`;
   return {

@@ -24,7 +24,8 @@ export class BufferPool {
 
   release(buffer: Buffer): void {
     this.#busy--;
-    if (this.#idle.length < this.#busyMax) this.#idle.push(buffer);
+    // One push of the parser may take as many again: what is thrown away is only freed when the garbage is collected.
+    if (this.#idle.length < 2 * this.#busyMax) this.#idle.push(buffer);
     if (this.#busy < this.#busyMax) {
       for (const resume of this.#waiting) resume();
       this.#waiting = [];

@@ -409,10 +409,14 @@ impl Node {
             Method::Fuse if blob.presence.is_complete() => Blob::data_path(&blob.directory),
             Method::Fuse => self.fuse_directory()?.join(&blob.key),
         };
-        let mount = if self.block_devices { mounts::mount_erofs_by_loops } else { mounts::mount_erofs };
+        let (metadata, complete) = (blob.metadata_path(), blob.presence.is_complete());
         let before = mounts::backing_devices();
-        mount(&blob.metadata_path(), &data, &base).map_err(doing("mounting the image"))?;
-        if !blob.presence.is_complete() {
+        let mounted = match self.block_devices {
+            true => mounts::mount_erofs_by_loops(&metadata, &data, &base),
+            false => mounts::mount_erofs(&metadata, &data, &base, complete),
+        };
+        mounted.map_err(doing("mounting the image"))?;
+        if !complete {
             let device = mounts::only_new(&before, &mounts::backing_devices());
             blob.set_narrow_device(device.filter(|device| mounts::set_read_ahead(device, READ_AHEAD_MISSING_KIB)));
         }
