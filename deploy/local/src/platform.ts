@@ -219,7 +219,7 @@ async function processSpec(
       ...(grpcPort === undefined ? {} : { GRPC_PORT: String(grpcPort) }),
       ...(httpPort === undefined ? {} : { HTTP_PORT: String(httpPort) }),
       ...(name === "weight-streamer" ? { SEGMENT_DIR: sharedMemoryDir(options.stateDir) } : {}),
-      ...(name === "control" ? { WORKER_IMAGE: options.workerImage } : {}),
+      ...(name === "control" || name === "image-converter" ? { WORKER_IMAGE: options.workerImage } : {}),
       ...(name === "node-agent" ? nodeAgentEnvironment(options) : {}),
     },
     ...(httpPort === undefined ? {} : { sockets: [{ name, host: "127.0.0.1", port: httpPort }] }),

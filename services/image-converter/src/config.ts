@@ -21,6 +21,16 @@ export const config = defineConfig("image-converter", {
     max: 1_024,
   }),
   archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
+  garbageIntervalMs: durationMs(
+    6 * 3_600_000,
+    "How often what no version needs is removed from the bucket; 0: never, as for a bucket that several platforms share.",
+  ),
+  garbageGraceMs: durationMs(
+    7 * 24 * 3_600_000,
+    "How long an image stays that no version needs; longer than any conversion.",
+    { min: 60_000 },
+  ),
+  workerImage: text("", "What `pilotlight://worker` stands for; it is never removed."),
   registryCredentialsFile: text(
     "",
     "Docker configuration file (config.json) with registry credentials; empty: anonymous.",

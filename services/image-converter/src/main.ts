@@ -7,6 +7,7 @@ import { dockerConfigCredentials, parsePlatform } from "@pilotlight/oci";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openServiceStore } from "@pilotlight/store";
 import { config } from "./config.ts";
+import { startGarbageCollection } from "./garbage.ts";
 import { ensureImage } from "./handlers/ensure-image.ts";
 import { onImageWanted } from "./handlers/image-wanted.ts";
 import { loadPolicy } from "./policy.ts";
@@ -55,6 +56,7 @@ await runService({
       settings,
     );
     runner.start();
+    context.onStop("garbage", startGarbageCollection({ store, bus, bucket }, settings));
     context.onStop("runner", () => runner.stop());
     const wanted = await consumeWithInbox(
       bus,

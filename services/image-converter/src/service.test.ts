@@ -1,10 +1,11 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm, utimes } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Bus, connectBus, consumeIdempotent, publish } from "@pilotlight/bus";
 import { EVENTS, ImageConverterService, type ImageFailed, type ImageReady } from "@pilotlight/contracts";
 import { writeOciLayout } from "@pilotlight/oci";
 import { type GrpcClient, grpcClient } from "@pilotlight/service";
+import { openStore } from "@pilotlight/store";
 import {
   type ServiceProcess,
   startServiceProcess,
@@ -66,6 +67,22 @@ afterAll(async () => {
   await postgres.stop();
   await rm(folder, { recursive: true, force: true });
 });
+
+/** As if everything had been done half a year ago. */
+async function makeOlder(): Promise<void> {
+  const then = new Date(Date.now() - 180 * 24 * 3_600_000);
+  for (const entry of await readdir(join(folder, "bucket"), { recursive: true, withFileTypes: true }))
+    if (entry.isFile()) await utimes(join(entry.parentPath, entry.name), then, then);
+  const store = await openStore({
+    url: String(environment.POSTGRES_URL),
+    schema: "test",
+    migrations: [],
+    connectionsMax: 1,
+    connectTimeoutMs: 10_000,
+  });
+  await store.sql`update image_converter.conversion set wanted_at = ${then}`;
+  await store.close();
+}
 
 /** An OCI layout with one layer: a file of `bytes` bytes that no other image has. */
 async function layout(name: string, bytes: number): Promise<string> {
@@ -134,6 +151,30 @@ describe("the image converter", () => {
     client.close();
     await start();
     await expect.poll(() => ready.find((event) => event.image === image), { timeout: 30_000 }).toBeDefined();
+  });
+  test("removes what no version runs and nobody asked for", async () => {
+    const [kept, forgotten] = [await layout("kept", 300_000), await layout("forgotten", 300_000)];
+    const digests = await Promise.all(
+      [kept, forgotten].map(async (image) => (await ensure(image)).manifestDigest),
+    );
+    await publish(bus, EVENTS.boundsSet, {
+      application: "app",
+      generation: 1n,
+      versions: [{ version: 1, spec: { application: "app", deployments: [{ name: "main", image: kept }] } }],
+    });
+    await service.stop();
+    await makeOlder();
+    environment.GARBAGE_INTERVAL_MS = "300";
+    await start();
+    const objects = () => readdir(join(folder, "bucket/images"));
+    await expect.poll(objects).not.toContain(digests[1]?.slice(7));
+    expect(await objects()).toContain(digests[0]?.slice(7));
+    delete environment.GARBAGE_INTERVAL_MS;
+    await service.stop();
+    await start();
+    // What is gone is converted again when somebody needs it.
+    expect((await ensure(forgotten)).manifestDigest).toBe(digests[1]);
+    expect(await objects()).toContain(digests[1]?.slice(7));
   });
   test("stops cleanly when told to", async () => {
     expect(await service.stop()).toBe(0);

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { GoneReason, LogLevel, NodeAgentService, ReplicaPhase } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
@@ -25,11 +25,24 @@ afterAll(async () => {
 beforeEach(() => {
   run++;
   node.converter.fail = undefined;
+  node.converter.convert = undefined;
   node.converter.asked.length = 0;
 });
 afterEach(() => node.killWorkers());
 
 describe("a replica's life", () => {
+  test("an image that was collected as garbage after it was named is asked for again", async () => {
+    const replica = id("collected");
+    const file = join(node.home, "image", "image.json");
+    node.converter.convert = async (times) => {
+      if (times === 1) renameSync(file, `${file}.gone`);
+      else renameSync(`${file}.gone`, file);
+    };
+    await node.want(replica, "ready", { environment: { MODE: "ready" } });
+    await node.reaches(replica, ReplicaPhase.READY);
+    expect(node.converter.asked).toHaveLength(2);
+  });
+
   test("image, process, ready, drain, gone: each phase is said, the logs carry its name, nothing is left", async () => {
     const replica = id("a");
     await node.want(replica, "ready", { environment: { MODE: "ready", DRAIN_MS: "200", HTTP_PORT: "1" } });

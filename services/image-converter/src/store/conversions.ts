@@ -1,5 +1,6 @@
 // The conversion rows: asking, claiming, renewing, finishing. `now` is a parameter, so a test owns time.
 import type { Queryable } from "@pilotlight/store";
+import type { ImageUse } from "../domain/images-in-use.ts";
 
 export type ConversionKey = { image: string; platform: string };
 
@@ -106,6 +107,17 @@ export async function readConversion(sql: Queryable, key: ConversionKey): Promis
   >`select * from conversion where image = ${key.image} and platform = ${key.platform}`;
   return row === undefined ? undefined : fromRow(row);
 }
+
+/** Every reference that led to an image, with the time it was asked for last. */
+export const listUses = async (sql: Queryable): Promise<ImageUse[]> => {
+  const rows = await sql<{ image: string; manifest_digest: string; wanted_at: Date }[]>`
+    select image, manifest_digest, wanted_at from conversion where manifest_digest is not null`;
+  return rows.map((row) => ({
+    image: row.image,
+    manifestDigest: row.manifest_digest,
+    askedAt: row.wanted_at.getTime(),
+  }));
+};
 
 /** Ready images, newest first. */
 export async function listReady(sql: Queryable, limit: number): Promise<(ConversionKey & ReadyImage)[]> {

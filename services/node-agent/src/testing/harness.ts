@@ -29,6 +29,8 @@ const STOP_TIMEOUT_MS = 10_000;
 export type Converter = {
   asked: string[];
   fail: PlatformError | undefined;
+  /** What it does with the image before it names it; told how often it was asked. */
+  convert: ((times: number) => Promise<void>) | undefined;
   start(): Promise<void>;
   stop(): Promise<void>;
 };
@@ -268,12 +270,14 @@ function makeConverter(port: number, imageId: () => string): Converter {
   const converter: Converter = {
     asked: [],
     fail: undefined,
+    convert: undefined,
     async start() {
       door = await serveGrpc(`127.0.0.1:${port}`, [
         grpcService(ImageConverterService, {
           async *ensureImage({ image, platform }) {
             converter.asked.push(image);
             if (converter.fail !== undefined) throw converter.fail;
+            await converter.convert?.(converter.asked.length);
             yield { event: { case: "progressed", value: { image, bytesDone: 1n, bytesTotal: 2n } } };
             const manifestDigest = `sha256:${"0".repeat(64)}`;
             yield {
