@@ -1,8 +1,10 @@
 // `pilotlight image` without any platform: an image from a layout directory, a bucket that is a directory, nothing else.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openImagefs } from "@pilotlight/imagefs";
+import { openStore } from "@pilotlight/object-store";
 import { hostPlatform, MERGED_USR_LINKS, sharedLibrarySources, writeOciLayout } from "@pilotlight/oci";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runCli } from "./cli.ts";
@@ -125,6 +127,28 @@ describe("without a platform", () => {
     expect(await run("unmount", "mounted", ...where)).toMatchObject({ code: 0 });
     await openImagefs({ cacheDir: join(scratch, "mount-cache") }).stop();
   });
+
+  test.runIf(mounts)(
+    "seed fills a cache from which the image is read without a pack of the bucket",
+    async () => {
+      const cache = join(scratch, "seeded");
+      const seeded = await run("seed", digest, "--bucket", bucket, "--cache", cache, "--json");
+      expect(seeded.code).toBe(0);
+      expect(JSON.parse(seeded.out)).toMatchObject({ manifestDigest: digest, dataBytes: expect.any(Number) });
+      const withoutPacks = mkdtempSync(join(scratch, "without-packs-"));
+      cpSync(join(bucketDir, "images"), join(withoutPacks, "images"), { recursive: true });
+      const poor = openStore(`file://${withoutPacks}`);
+      const imagefs = openImagefs({ cacheDir: cache });
+      const { root } = await imagefs.mount({
+        bucket: poor,
+        manifestDigest: digest,
+        mountpoint: join(scratch, "from-seed"),
+      });
+      expect((await readFile(join(root, "data/large"), "utf8")).length).toBe(2_000_000);
+      await imagefs.stop();
+      await poor.close();
+    },
+  );
 
   test("verify names the chunk that is wrong, and ends with 5", async () => {
     const [pack = ""] = readdirSync(join(bucketDir, "packs"));

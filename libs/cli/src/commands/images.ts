@@ -181,6 +181,25 @@ const mountCommand = (act: Act): Command =>
       }),
     );
 
+const seedCommand = (act: Act): Command =>
+  named("seed")
+    .description("Brings a whole image into a node's cache, so that its first start there downloads nothing.")
+    .requiredOption("--cache <directory>", "the node agent's image cache (imageCacheDir), or a copy's")
+    .addHelpText(
+      "after",
+      `
+For node images, disk snapshots and volumes: run it where the disk is made, keep the directory, start the node agent on it.
+
+Example:
+  pilotlight image seed sha256:3f2a --bucket s3://images?region=eu-west-1 --cache /var/lib/pilotlight/image-cache`,
+    )
+    .action(
+      act<Options & { cache: string }>(async (context, options, image = "") => {
+        const { seed } = await import("../images/seed.ts");
+        await seed(context, stored(image, options), options.cache);
+      }),
+    );
+
 const unmountCommand = (act: Act): Command =>
   new Command("unmount")
     .description("Takes a mount of 'image mount' away.")
@@ -195,7 +214,7 @@ const unmountCommand = (act: Act): Command =>
 
 export const imageCommand = (act: Act): Command => {
   const image = new Command("image").description(
-    "Images: convert, list, inspect, verify, profile, mount, gc.",
+    "Images: convert, list, inspect, verify, profile, mount, seed, gc.",
   );
   for (const command of [
     convertCommand,
@@ -204,6 +223,7 @@ export const imageCommand = (act: Act): Command => {
     verifyCommand,
     profileCommand,
     mountCommand,
+    seedCommand,
     unmountCommand,
     garbageCommand,
   ])
