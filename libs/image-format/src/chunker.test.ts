@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { fuzzRuns } from "./testing/fuzz-runs.ts";
 import { scanTar, TEST_CHUNK_BYTES } from "./testing/image.ts";
 import { tar } from "./testing/tar.ts";
 
@@ -38,7 +39,7 @@ describe("chunks", () => {
           }
         },
       ),
-      { numRuns: 60 },
+      { numRuns: fuzzRuns(60) },
     );
   });
 

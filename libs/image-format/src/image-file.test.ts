@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { encodeImageFile, type ImageParts, parseImageFile, parseImageManifest } from "./image-file.ts";
 import { BLOB_KINDS, encodeIndex, type ImageIndex, parseIndex } from "./image-index.ts";
 import { decodeLayerRecord, encodeLayerRecord } from "./layer-record.ts";
+import { fuzzRuns } from "./testing/fuzz-runs.ts";
 import { scanTar } from "./testing/image.ts";
 import { tar } from "./testing/tar.ts";
 
@@ -107,7 +108,7 @@ describe("the index", () => {
           }
         },
       ),
-      { numRuns: 2000 },
+      { numRuns: fuzzRuns(2000) },
     );
   });
 });
@@ -157,7 +158,7 @@ describe("the image object", () => {
         expect(at).toBeGreaterThanOrEqual(manifest.index.offset);
         expect(read).toEqual(written);
       }),
-      { numRuns: 1000 },
+      { numRuns: fuzzRuns(1000) },
     );
   });
   test("whose original documents do not match their digests is refused", () => {
@@ -200,7 +201,7 @@ describe("a layer record", () => {
           }
         },
       ),
-      { numRuns: 500 },
+      { numRuns: fuzzRuns(500) },
     );
   });
 });

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { LayerMerger, walk } from "./merge.ts";
+import { fuzzRuns } from "./testing/fuzz-runs.ts";
 import { scanTar } from "./testing/image.ts";
 import { type TestEntry, tar } from "./testing/tar.ts";
 
@@ -170,7 +171,7 @@ describe("merging", () => {
           expect((error as { code?: string }).code, String(error)).toBe("corrupt");
         }
       }),
-      { numRuns: 1000 },
+      { numRuns: fuzzRuns(1000) },
     );
   });
 });

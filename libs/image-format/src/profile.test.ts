@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import { encodeHotPack, parseHotPackSummary } from "./hot-pack.ts";
 import { BLOB_KINDS, type ImageIndex } from "./image-index.ts";
 import { encodeProfile, hotRuns, mergeProfile, type Profile, parseProfile } from "./profile.ts";
+import { fuzzRuns } from "./testing/fuzz-runs.ts";
 
 /** A data blob of chunks named by letters, each of 16 pages. */
 function indexOf(letters: string): ImageIndex {
@@ -136,7 +137,7 @@ describe("a hot pack", () => {
         expect(new Set(seen.keys())).toEqual(new Set(pages));
         for (const [page, content] of seen) expect(content.equals(contentOf(page))).toBe(true);
       }),
-      { numRuns: 30 },
+      { numRuns: fuzzRuns(30) },
     );
   });
 });

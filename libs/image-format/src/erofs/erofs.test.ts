@@ -6,6 +6,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { assembleImage } from "../assemble.ts";
+import { fuzzRuns } from "../testing/fuzz-runs.ts";
 import { scanTar } from "../testing/image.ts";
 import { type TestEntry, tar } from "../testing/tar.ts";
 import { readErofs } from "./read.ts";
@@ -126,7 +127,7 @@ describe("what is written", () => {
           }
         },
       ),
-      { numRuns: 150 },
+      { numRuns: fuzzRuns(150) },
     );
   });
 });

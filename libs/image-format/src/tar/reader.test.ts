@@ -5,6 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { bytesOfText } from "../byte-string.ts";
+import { fuzzRuns } from "../testing/fuzz-runs.ts";
 import { paxBody, type TestEntry, tar } from "../testing/tar.ts";
 import { type TarEntry, TarReader } from "./reader.ts";
 
@@ -179,7 +180,7 @@ describe("what is refused", () => {
           }
         },
       ),
-      { numRuns: 400 },
+      { numRuns: fuzzRuns(400) },
     );
   });
 });
