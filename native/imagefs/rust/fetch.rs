@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -126,15 +126,22 @@ pub struct Counters {
     pub request_micros: AtomicU64,
 }
 
+/// Chunks by hash, each with the blobs that have it and its number there.
+type Owners = HashMap<[u8; 32], Vec<(Weak<Blob>, u32)>>;
+/// Told of a blob and the pack that it needs.
+type AskForLocation = Box<dyn Fn(&Blob, &str) + Send + Sync>;
+/// Chunks that one request brings, how urgent they are, and whether the request is a hedge.
+type Batch = (Vec<(Arc<Blob>, u32)>, Priority, bool);
+
 pub struct Fetcher {
     config: Config,
     queues: Mutex<Queues>,
     wake: Condvar,
     pub counters: Counters,
     /// Chunks by hash over all blobs of the node, so that what one image has is not fetched for another.
-    local: Mutex<HashMap<[u8; 32], Vec<(std::sync::Weak<Blob>, u32)>>>,
+    local: Mutex<Owners>,
     /// Told when a pack has no usable location.
-    need_location: Box<dyn Fn(&Blob, &str) + Send + Sync>,
+    need_location: AskForLocation,
     log: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -294,7 +301,7 @@ impl Fetcher {
     }
 
     /// Waits for work: the most urgent chunk, and where nobody waits for it the queued ones that follow it in its pack.
-    fn next_batch(&self) -> Option<(Vec<(Arc<Blob>, u32)>, Priority, bool)> {
+    fn next_batch(&self) -> Option<Batch> {
         let mut queues = self.queues.lock().unwrap();
         loop {
             if queues.stopped {
