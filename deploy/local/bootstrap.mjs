@@ -23,13 +23,14 @@ const startedAt = Date.now();
 
 /** What each command needs before it can run, and what it runs. */
 const COMMANDS = {
-  // Runs as long as the platform, so its young generation is kept small.
+  // Runs as long as the platform, so it is kept small: its young generation, and the heaps that threads get of malloc.
   start: {
     packages: true,
     native: true,
     services: true,
     main: "dist/start.js",
     flags: ["--max-semi-space-size=1"],
+    env: { MALLOC_ARENA_MAX: "1" },
   },
   dev: { packages: true, native: true, services: false, main: "src/dev.ts" },
   test: { packages: true, native: true, services: true, main: "src/test.ts" },
@@ -63,7 +64,7 @@ async function main() {
   if (command.main === undefined) return;
   process.exitCode = await run(node, [...(command.flags ?? []), join(here, command.main), ...args], {
     stdio: "inherit",
-    env: environment(node),
+    env: { ...environment(node), ...command.env },
   });
 }
 

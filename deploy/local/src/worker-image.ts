@@ -2,10 +2,9 @@
 // machine, the pinned Node, the bundled worker and the engine. Same inputs, same digest; made again only when they change.
 // Where a container engine runs, services/worker/Dockerfile makes the same image from a public base.
 import { createHash } from "node:crypto";
-import { createReadStream, existsSync } from "node:fs";
-import { mkdir, rename, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { PlatformError } from "@pilotlight/errors";
 import { ROOT } from "./checkout.ts";
 
@@ -76,11 +75,20 @@ const baseFiles = () => [
   { to: "/run", directory: true as const },
 ];
 
+const BLOCK_BYTES = 1024 * 1024;
+
+/** Read through one buffer: this process stays as long as the platform, and so would what it once needed. */
 async function digestOf(files: readonly string[]): Promise<string> {
   const hash = createHash("sha256").update("worker-image-1");
-  for (const file of files) {
-    hash.update(basename(file));
-    await pipeline(createReadStream(file), hash, { end: false });
+  const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+  for (const path of files) {
+    hash.update(basename(path));
+    await using file = await open(path);
+    for (;;) {
+      const { bytesRead } = await file.read(block, 0, BLOCK_BYTES);
+      if (bytesRead === 0) break;
+      hash.update(block.subarray(0, bytesRead));
+    }
   }
   return hash.digest("hex");
 }
