@@ -41,7 +41,7 @@ type Handlers<Ports> = {
 
 export type Subscription = { close(): Promise<void> };
 
-const BATCH_MAX = 128;
+const BATCH_MAX = 256;
 
 const waiting = gauge({
   name: "pilotlight_bus_in_hand",

@@ -21,7 +21,7 @@ export type ConsumerSettings = {
 };
 
 const ACK_TIMEOUT_MS = 60_000;
-const IN_FLIGHT_MAX = 256;
+const IN_FLIGHT_MAX = 512;
 /**
  * `expires`: how long the server keeps a request for messages; so long, too, the client waits before it asks again when the
  * server was back before its streams were. `idle_heartbeat`: two that are missed say that a request was lost. The client's
