@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { freePort, startNatsServer } from "@pilotlight/servers";
 import { type Figures, median } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
-import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
+import { SPARE_ROOM_BYTES, type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { relay } from "./relay.ts";
 import {
   CONNECTIONS,
@@ -25,8 +25,6 @@ import { buildTools, startLink, type Tools, touchMemory } from "./tools.ts";
 
 const FIRST_BYTE_MS = 10;
 const GBIT = 1e9;
-/** Files of a repository begin on pages. */
-const SPARE_ROOM_BYTES = 2 ** 20;
 /** Generated models: 7B- and 70B-like tensors with fewer layers, and many small ones; two to three GB each. */
 const MODELS = {
   full: {
@@ -145,7 +143,7 @@ class Bench {
   async links(model: BenchModel): Promise<void> {
     const slow = await this.#through(1, (address) => this.#ours(model, address));
     this.#share("weights.link_share_1g", model, slow, 1);
-    for (const gbit of this.#smoke ? [] : [10, 25]) {
+    for (const gbit of this.#smoke ? [] : [1, 10, 25]) {
       const seconds = await this.#through(gbit, (address) => this.#plain(model, address));
       const reached = (model.bytes * 8) / seconds / GBIT;
       this.notes[`link ${gbit} Gbit/s`] = `a plain range reader gets ${reached.toFixed(2)} Gbit/s through it`;

@@ -10,6 +10,8 @@ import { Conversation, type Tools } from "./tools.ts";
 
 const MAIN = new URL("../../services/weight-streamer/src/main.ts", import.meta.url);
 const CLOCK_TICKS_PER_S = 100;
+/** Ready memory beyond the model's bytes: files of a repository begin on pages. */
+export const SPARE_ROOM_BYTES = 2 ** 20;
 
 export type StreamerOptions = {
   tools: Tools;

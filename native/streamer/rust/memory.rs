@@ -95,9 +95,7 @@ impl Memory {
             return None;
         }
         // SAFETY: inside the mapping and its pages are there; exclusive by the caller's promise.
-        Some(unsafe {
-            std::slice::from_raw_parts_mut(self.start.as_ptr().add(begin), length)
-        })
+        Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(begin), length) })
     }
 }
 

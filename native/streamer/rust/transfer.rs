@@ -216,8 +216,8 @@ fn receive_in_place(
     while !rest.is_empty() {
         // No more at once than what is still in the cache when it is summed.
         let end = rest.len().min(BUFFER_BYTES);
-        let count = read_some(connection, &mut rest[..end])
-            .map_err(|error| Failure::connection(&error))?;
+        let count =
+            read_some(connection, &mut rest[..end]).map_err(|error| Failure::connection(&error))?;
         let (now, later) = rest.split_at_mut(count);
         body.arrived(now)?;
         rest = later;
