@@ -1,6 +1,7 @@
 // The node agent: wires the image file system to the agent.
 import { join } from "node:path";
 import { eitherRuntime, imagefsRuntime } from "@pilotlight/compute";
+import { toPlatformError } from "@pilotlight/errors";
 import { openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
 import { dockerConfigCredentials } from "@pilotlight/oci";
@@ -22,6 +23,11 @@ await runService({
       context.onStop("images", () => (stopReplicasOnExit ? imagefs.stop() : imagefs.close()));
       const { imageMountMethod: method, registryCredentialsFile, plainHttpRegistries } = context.config;
       const learnStarts = !bucketUri.startsWith("file:");
+      // The first start does not wait for them; a platform on one machine spares their memory until then.
+      if (learnStarts)
+        void imagefs.ready().catch((error: unknown) => {
+          context.log.warn("the mounting processes do not start", { error: toPlatformError(error) });
+        });
       const converted = imagefsRuntime({
         imagefs,
         bucket: openStore(bucketUri),
