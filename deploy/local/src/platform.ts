@@ -17,8 +17,11 @@ import { type KeptServer, keepServer } from "./kept-server.ts";
 import { type Ports, pickPorts } from "./ports.ts";
 import { endLeftovers, type ProcessSpec, Supervisor, type SupervisorOptions } from "./supervisor.ts";
 
-/** What the streams may reserve, whatever the disk has free: on one machine they never grow near their limits. */
-const NATS_FILE_STORE_BYTES_MAX = 6 * 1024 ** 3;
+/**
+ * What the streams may reserve, whatever the disk has free: on one machine they never grow near their limits. Twice what they
+ * need and more, because services that start together reserve a stream twice for a moment.
+ */
+const NATS_FILE_STORE_BYTES_MAX = 10 * 1024 ** 3;
 
 export type PlatformOptions = {
   /** Everything that is kept between starts. */
