@@ -22,8 +22,8 @@ export const config = defineConfig("image-converter", {
   }),
   archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
   garbageIntervalMs: durationMs(
-    6 * 3_600_000,
-    "How often what no version needs is removed from the bucket; 0: never, as for a bucket that several platforms share.",
+    0,
+    "How often what no version of this platform needs is removed from the bucket; 0: never. For a bucket of its own only.",
   ),
   garbageGraceMs: durationMs(
     7 * 24 * 3_600_000,
