@@ -213,7 +213,7 @@ async function processSpec(
     command: process.execPath,
     // Small young generations: these processes make little garbage and are many. No source maps: the first error's stack
     // would parse the bundle's map, which stays in memory (64 MB); names are kept in bundles.
-    args: ["--max-semi-space-size=1", serviceMain(name, options.from)],
+    args: ["--max-semi-space-size=1", "--v8-pool-size=1", serviceMain(name, options.from)],
     env: {
       ...shared,
       ADMIN_PORT: String(adminPort),

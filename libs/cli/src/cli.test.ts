@@ -1,5 +1,5 @@
 // The command line against a stand-in of control's door: what is asked, what is printed, how it ends.
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -40,7 +40,11 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 });
-afterAll(() => void server.close());
+const scratch = mkdtempSync(join(tmpdir(), "cli-"));
+afterAll(() => {
+  server.close();
+  rmSync(scratch, { recursive: true });
+});
 beforeEach(() => {
   answers.clear();
   asked.length = 0;
@@ -69,7 +73,7 @@ async function run(
 }
 
 const file = (text: string) => {
-  const path = join(mkdtempSync(join(tmpdir(), "cli-")), "app.yaml");
+  const path = join(mkdtempSync(join(scratch, "file-")), "app.yaml");
   writeFileSync(path, text);
   return path;
 };
@@ -391,7 +395,7 @@ describe("ends", () => {
 
 describe("finding the platform", () => {
   test("goes upwards to the endpoints that the platform left, and sends the token", async () => {
-    const root = mkdtempSync(join(tmpdir(), "cli-"));
+    const root = mkdtempSync(join(scratch, "root-"));
     mkdirSync(join(root, ".pilotlight"));
     mkdirSync(join(root, "a/b"), { recursive: true });
     writeFileSync(

@@ -196,7 +196,7 @@ export async function startPostgresServer(options: PostgresOptions): Promise<Pos
     port: String(options.port),
     unix_socket_directories: "",
     // Small on purpose: the platform's tables are small, and the whole platform is to fit beside models.
-    shared_buffers: "16MB",
+    shared_buffers: "8MB",
     max_logical_replication_workers: "0", // one process less
     max_connections: "60",
     max_worker_processes: "2",
