@@ -118,19 +118,19 @@ async function convertLayers(
   // The same layer may stand in an image twice (empty layers do): it is converted once.
   const distinct = new Map(image.layers.map((layer) => [layer.diffId, layer]));
   const records = new Map<string, LayerRecord>();
-  const todo: ImageLayer[] = [];
+  const missing: ImageLayer[] = [];
   for (const layer of distinct.values()) {
     const record = await readLayerRecord(bucket, layer.diffId, limits, signal);
-    if (record === undefined) todo.push(layer);
+    if (record === undefined) missing.push(layer);
     else records.set(layer.diffId, record);
   }
   progress.expect(
     distinct.size,
-    todo.reduce((sum, layer) => sum + layer.size, 0),
+    missing.reduce((sum, layer) => sum + layer.size, 0),
   );
   for (const _ of records) progress.layerDone();
   const known =
-    todo.length === 0 ? new KnownChunks() : await loadKnownChunks(bucket, limits.knownChunksMax, signal);
+    missing.length === 0 ? new KnownChunks() : await loadKnownChunks(bucket, limits.knownChunksMax, signal);
   const context: LayerContext = {
     bucket,
     limits,
@@ -148,7 +148,7 @@ async function convertLayers(
       progress.layerDone();
     });
   const settled = await Promise.allSettled(
-    todo.map((layer) =>
+    missing.map((layer) =>
       convert(layer).catch((error: unknown) => {
         stop.abort(error);
         throw error;

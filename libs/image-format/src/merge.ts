@@ -141,10 +141,10 @@ export class LayerMerger {
   #makeDirectories(path: string, mode?: "lookup"): Inode | undefined {
     // `trail` are the directories from the root to where we are, so that ".." in a link's target can go back up.
     const trail: Inode[] = [this.root];
-    const todo = path === "" ? [] : path.split("/").reverse();
+    const remaining = path === "" ? [] : path.split("/").reverse();
     let hops = 0;
-    while (todo.length > 0) {
-      const name = todo.pop() as string;
+    while (remaining.length > 0) {
+      const name = remaining.pop() as string;
       if (name === "" || name === ".") continue;
       if (name === "..") {
         if (trail.length > 1) trail.pop();
@@ -155,7 +155,7 @@ export class LayerMerger {
       if (next?.kind === "symlink" && next.layer === this.#layer) {
         if (++hops > SYMLINK_HOPS_MAX) throw corrupt("lies below a loop of symbolic links", path);
         if (next.linkTarget.startsWith("/")) trail.length = 1;
-        todo.push(...next.linkTarget.split("/").reverse());
+        remaining.push(...next.linkTarget.split("/").reverse());
         continue;
       }
       if (next?.kind === "directory") {

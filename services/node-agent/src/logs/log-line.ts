@@ -10,7 +10,7 @@ export type LogOrigin = {
   /** Name for lines that do not say it themselves. */
   service: string;
   stream: "stdout" | "stderr" | "file";
-  /** Of Docker's files: lines of containers with this tag, or one below it (`pilotlight/nats`), are taken, others left. */
+  /** Of Docker's files: what carries this tag, or one below it (`pilotlight/nats`), is taken; all else is somebody else's. */
   containerTag?: string;
   /** Set for a replica's files. */
   replica?: { application: string; version: number; deployment: string; replicaId: string } | undefined;
@@ -19,12 +19,15 @@ export type LogOrigin = {
 /** Parses a record that was read at `now` (epoch ms). Undefined for output of a container that is none of ours. */
 export function parseRecord(record: string, origin: LogOrigin, now: number): LogLineInit | undefined {
   const fields = record.startsWith("{") ? parseObject(record) : undefined;
-  const contained = origin.containerTag === undefined ? undefined : containerLine(fields);
-  if (contained !== undefined) {
-    const { text, stream, at, tag } = contained;
-    const [tagged, name] = tag.split("/", 2);
-    if (tagged !== origin.containerTag) return undefined;
-    return parseRecord(text, { service: name ?? origin.service, stream }, at);
+  if (origin.containerTag !== undefined) {
+    const contained = containerLine(fields);
+    const [tagged, name] = contained?.tag.split("/", 2) ?? [];
+    if (contained === undefined || tagged !== origin.containerTag) return undefined;
+    return parseRecord(
+      contained.text,
+      { service: name ?? origin.service, stream: contained.stream },
+      contained.at,
+    );
   }
   if (fields === undefined) {
     const level = levelWord(record) ?? (origin.stream === "stderr" ? LogLevel.WARN : LogLevel.INFO);

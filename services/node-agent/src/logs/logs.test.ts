@@ -115,6 +115,10 @@ describe("log lines", () => {
     });
     expect(inDocker("secret of another\n", { attrs: { tag: "other/nats" } })).toBeUndefined();
     expect(inDocker("secret of another\n", {})).toBeUndefined();
+    const piece = '{"log":"secret of another, in a line so long that it was cut';
+    expect(
+      parseRecord(piece, { service: "abc", stream: "file", containerTag: "pilotlight" }, NOW),
+    ).toBeUndefined();
   });
   test("a structured line gives its fields; whose it is, the agent knows better", () => {
     const record = JSON.stringify({
@@ -377,14 +381,26 @@ describe("the tailer", () => {
   });
 });
 
-test("a glob names files of one folder", () => {
-  for (const name of ["gateway.log", "control.log", "gateway.log.1", "x.txt"])
+test("a glob names files; Docker's are known by their name", () => {
+  for (const name of [
+    "gateway.log",
+    "control.log",
+    "gateway.log.1",
+    "x.txt",
+    "0af3-json.log",
+    "0af3-json.log.1",
+  ])
     writeFileSync(join(home, name), "");
   expect(
-    globSources(join(home, "*.log"), "pilotlight").map(({ path: found, origin }) => [found, origin.service]),
+    globSources(join(home, "*.log"), "pilotlight").map(({ path: found, origin }) => [
+      found,
+      origin.service,
+      origin.containerTag,
+    ]),
   ).toEqual([
-    [join(home, "control.log"), "control"],
-    [join(home, "gateway.log"), "gateway"],
+    [join(home, "0af3-json.log"), "0af3-json", "pilotlight"],
+    [join(home, "control.log"), "control", undefined],
+    [join(home, "gateway.log"), "gateway", undefined],
   ]);
   expect(globSources(join(home, "nowhere", "*.log"), "pilotlight")).toEqual([]);
   expect(existsSync(join(home, "nowhere"))).toBe(false);

@@ -22,14 +22,21 @@ export function replicaSources(replica: Replica, folder: string): LogSource[] {
   return [source(STDOUT_FILE, "stdout"), source(STDERR_FILE, "stderr")];
 }
 
-/** Files that match a glob (`*`, `?`, `**`) now. Files of Docker's among them: only containers with this tag. */
+/** What the json-file driver calls its files: the container's ID, then this. */
+const DOCKER_FILE_END = "-json.log";
+
+/** Files that match a glob (`*`, `?`, `**`) now. Of Docker's among them only containers with this tag are taken. */
 export function globSources(glob: string, containerTag: string): LogSource[] {
   return globSync(glob)
     .sort()
     .map((path) => ({
       name: path,
       path,
-      origin: { service: basename(path).replace(/\..*$/, ""), stream: "file", containerTag },
+      origin: {
+        service: basename(path).replace(/\..*$/, ""),
+        stream: "file",
+        ...(path.endsWith(DOCKER_FILE_END) ? { containerTag } : {}),
+      },
       over: false,
       owned: false,
     }));
