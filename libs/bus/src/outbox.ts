@@ -130,7 +130,8 @@ type StoredRow = {
 /** Sends up to `batchMax` rows and deletes them. Gives how many. */
 async function relayBatch(store: Store, bus: Bus, batchMax: number): Promise<number> {
   return store.transaction(async (tx) => {
-    // A deletion that a crash of the database forgets is only sent again (O1): nobody waits for its disk.
+    // A deletion that a crash of the database forgets is only sent again (O1): nobody waits for its disk. Who commits a
+    // fact anew while it is on its way waits until it is sent.
     await tx`select pg_advisory_xact_lock(hashtextextended(current_schema() || '.outbox', 0)),
       set_config('synchronous_commit', 'off', true)`;
     const rows = await tx<StoredRow[]>`

@@ -8,7 +8,6 @@ import type { AzureAccount } from "./azure-credentials.ts";
 import { type HttpClient, type HttpResponse, readBody, readErrorText, statusError } from "./http.ts";
 import { HttpReads } from "./http-reads.ts";
 import { checkKey, compareKeys } from "./keys.ts";
-import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
 import { goneMeanwhile, putBody, uploadParts } from "./put-body.ts";
 import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
@@ -78,11 +77,7 @@ class AzureStore implements ObjectStore {
   }
 
   async get(key: string, options: ReadOptions & { bytesMax?: number } = {}) {
-    return this.#reads.get(
-      key,
-      await this.#plainRange(key, options),
-      options.bytesMax ?? GET_BYTES_MAX_DEFAULT,
-    );
+    return this.#reads.get(key, await this.#plainRange(key, options));
   }
 
   async stream(key: string, options: ReadOptions = {}) {

@@ -9,9 +9,7 @@ import type { TokenSource } from "./access-token.ts";
 import { type HttpClient, type HttpResponse, readBody, readErrorText, statusError } from "./http.ts";
 import { HttpReads } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
-import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
 import { goneMeanwhile, putBody } from "./put-body.ts";
-import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import type {
   ByteSource,
@@ -84,12 +82,10 @@ class GoogleStore implements ObjectStore {
   }
 
   async get(key: string, options: ReadOptions & { bytesMax?: number } = {}) {
-    checkRange(options.range);
-    return this.#reads.get(key, options, options.bytesMax ?? GET_BYTES_MAX_DEFAULT);
+    return this.#reads.get(key, options);
   }
 
   async stream(key: string, options: ReadOptions = {}) {
-    checkRange(options.range);
     return this.#reads.stream(key, options);
   }
 

@@ -4,8 +4,8 @@
 // its answer.
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { type HttpClient, type HttpResponse, readBody, readErrorText, statusError } from "./http.ts";
-import { throwIfAborted, tooLarge } from "./limits.ts";
-import { parseContentRange, rangeHeader } from "./ranges.ts";
+import { GET_BYTES_MAX_DEFAULT, throwIfAborted, tooLarge } from "./limits.ts";
+import { checkRange, parseContentRange, rangeHeader } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import type { ByteRange, ObjectBytes, ObjectInfo, ObjectStream, ReadOptions } from "./store.ts";
 
@@ -58,7 +58,9 @@ export class HttpReads {
     }, signal);
   }
 
-  async get(key: string, options: ReadOptions, bytesMax: number): Promise<ObjectBytes> {
+  async get(key: string, options: ReadOptions & { bytesMax?: number } = {}): Promise<ObjectBytes> {
+    const { bytesMax = GET_BYTES_MAX_DEFAULT } = options;
+    checkRange(options.range);
     return this.#options.budget.run(async () => {
       const { info, offset, length, response } = await this.#open(
         key,
@@ -76,8 +78,9 @@ export class HttpReads {
     }, options.signal);
   }
 
-  async stream(key: string, options: ReadOptions): Promise<ObjectStream> {
+  async stream(key: string, options: ReadOptions = {}): Promise<ObjectStream> {
     const { range, ifMatch, signal } = options;
+    checkRange(range);
     const opened = await this.#options.budget.run(() => this.#open(key, range, ifMatch, signal), signal);
     const { info, offset, length } = opened;
     return { info, offset, length, body: this.#resuming(key, opened, signal) };

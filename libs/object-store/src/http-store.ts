@@ -3,11 +3,9 @@ import { PlatformError } from "@pilotlight/errors";
 import type { HttpClient } from "./http.ts";
 import { HttpReads, isStrong } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
-import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
-import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { encodePath } from "./sigv4.ts";
-import type { ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
+import type { ByteSource, ListOptions, ObjectInfo, ObjectStore } from "./store.ts";
 
 export type HttpStoreOptions = {
   uri: string;
@@ -36,14 +34,8 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     uri: options.uri,
     writable: false,
     head: async (key, { signal } = {}) => reads.head(key, signal),
-    get: async (key, readOptions: ReadOptions & { bytesMax?: number } = {}) => {
-      checkRange(readOptions.range);
-      return reads.get(key, readOptions, readOptions.bytesMax ?? GET_BYTES_MAX_DEFAULT);
-    },
-    stream: async (key, readOptions = {}) => {
-      checkRange(readOptions.range);
-      return reads.stream(key, readOptions);
-    },
+    get: async (key, readOptions) => reads.get(key, readOptions),
+    stream: async (key, readOptions) => reads.stream(key, readOptions),
     locate: async (key, { signal } = {}): Promise<ByteSource> => {
       const info = await reads.head(key, signal);
       if (info === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);

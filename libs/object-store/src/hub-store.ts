@@ -7,8 +7,6 @@ import { type HttpClient, type HttpResponse, readBody, readErrorText, statusErro
 import { HttpReads, type Prepared } from "./http-reads.ts";
 import { readOnly } from "./http-store.ts";
 import { checkKey, compareKeys } from "./keys.ts";
-import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
-import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { encodePath } from "./sigv4.ts";
 import type { ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
@@ -65,12 +63,10 @@ class HubStore implements ObjectStore {
   }
 
   async get(key: string, options: ReadOptions & { bytesMax?: number } = {}) {
-    checkRange(options.range);
-    return this.#reads.get(key, options, options.bytesMax ?? GET_BYTES_MAX_DEFAULT);
+    return this.#reads.get(key, options);
   }
 
   async stream(key: string, options: ReadOptions = {}) {
-    checkRange(options.range);
     return this.#reads.stream(key, options);
   }
 

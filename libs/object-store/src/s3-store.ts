@@ -7,9 +7,7 @@ import { PlatformError } from "@pilotlight/errors";
 import type { HttpClient } from "./http.ts";
 import { HttpReads } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
-import { GET_BYTES_MAX_DEFAULT } from "./limits.ts";
 import { goneMeanwhile, putBody, uploadParts } from "./put-body.ts";
-import { checkRange } from "./ranges.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { describe, type S3Requests } from "./s3-requests.ts";
 import type {
@@ -69,12 +67,10 @@ class S3Store implements ObjectStore {
   }
 
   async get(key: string, options: ReadOptions & { bytesMax?: number } = {}) {
-    checkRange(options.range);
-    return this.#reads.get(key, options, options.bytesMax ?? GET_BYTES_MAX_DEFAULT);
+    return this.#reads.get(key, options);
   }
 
   async stream(key: string, options: ReadOptions = {}) {
-    checkRange(options.range);
     return this.#reads.stream(key, options);
   }
 

@@ -116,7 +116,8 @@ export async function startNatsServer(options: NatsServerOptions): Promise<NatsS
       const health = await fetch(`http://${monitoring}/healthz`, {
         signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS),
       }).catch(() => undefined);
-      return health?.status === 503;
+      // Only for this reason: what a restart does not mend would be restarted for ever.
+      return health?.status === 503 && (await health.text()).includes("write error");
     },
   };
 }
