@@ -1,5 +1,5 @@
 // Which node fetches which range when several nodes of a zone load the same weights. Every range has one owner among the
-// nodes, by rendezvous hashing, so all agree without talking: the owner reads it from the bucket, the others from the owner,
+// nodes, by hashing, so all agree without talking: the owner reads it from the bucket, the others from the owner,
 // and the bucket is read about once however many nodes start. Views of who takes part may differ for a moment; then a range
 // is fetched twice, nothing else. Pure.
 import { crc32 } from "node:zlib";
@@ -34,23 +34,40 @@ export type PeerRange = {
   checksums: { blockBytes: number; blocks: string } | undefined;
 };
 
-/** The node among `nodeIds` that a range belongs to. Throws for none. */
-export function rendezvous(
-  nodeIds: readonly string[],
-  { file, offset }: Pick<Chunk, "file" | "offset">,
-): string {
-  let best: { nodeId: string; weight: number } | undefined;
-  for (const nodeId of nodeIds) {
-    const weight = mixed(crc32(`${nodeId}\0${file}\0${offset}`));
-    if (best === undefined || weight > best.weight || (weight === best.weight && nodeId > best.nodeId)) {
-      best = { nodeId, weight };
-    }
+/**
+ * The owner of each range: by rendezvous hashing, so that nodes that come or go move few ranges, but no node has more than its
+ * share, because a node's owner load is what its network card sends to all the others (consistent hashing with bounded loads,
+ * Mirrokni et al. 2018, with no slack). Throws for no nodes.
+ */
+export function owners(nodeIds: readonly string[], chunks: readonly Chunk[]): Map<Chunk, string> {
+  const nodes = nodeIds.toSorted().map((nodeId) => ({ nodeId, seed: crc32(nodeId), room: 0 }));
+  const share = Math.ceil(chunks.length / nodes.length);
+  for (const node of nodes) node.room = share;
+  const found = new Map<Chunk, string>();
+  for (const chunk of chunks) {
+    const owner = heaviest(nodes, chunk);
+    owner.room -= 1;
+    found.set(chunk, owner.nodeId);
   }
-  if (best === undefined) throw new RangeError("a range needs a node to belong to");
-  return best.nodeId;
+  return found;
 }
 
-/** CRCs of similar texts differ in few bits (murmur3's finaliser spreads them). */
+type Candidate = { nodeId: string; seed: number; room: number };
+
+/** Among those that have room. Equal weights: the first by name. */
+function heaviest(nodes: readonly Candidate[], { file, offset }: Chunk): Candidate {
+  const place = mixed(file) ^ mixed(offset % 2 ** 32) ^ Math.floor(offset / 2 ** 32);
+  let best: { node: Candidate; weight: number } | undefined;
+  for (const node of nodes) {
+    if (node.room === 0) continue;
+    const weight = mixed(node.seed ^ place);
+    if (best === undefined || weight > best.weight) best = { node, weight };
+  }
+  if (best === undefined) throw new RangeError("a range needs a node to belong to");
+  return best.node;
+}
+
+/** Similar numbers, and CRCs of similar texts, differ in few bits (murmur3's finaliser spreads them). */
 function mixed(value: number): number {
   let bits = value ^ (value >>> 16);
   bits = Math.imul(bits, 0x85ebca6b);
@@ -59,19 +76,12 @@ function mixed(value: number): number {
   return (bits ^ (bits >>> 16)) >>> 0;
 }
 
-/** Where to try a range, in order; after these the bucket. */
-export function relayRoute(self: string, peers: readonly Peer[], chunk: Chunk): Peer[] {
-  if (peers.length === 0) return [];
-  const owner = rendezvous([self, ...peers.map(({ nodeId }) => nodeId)], chunk);
+/** Where to try a range, in order; after these the bucket. `turn` spreads what nobody owns over those that have everything. */
+export function relayRoute(owner: string, peers: readonly Peer[], turn: number): Peer[] {
   const holders = peers.filter(({ complete }) => complete);
   const first = peers.find(({ nodeId }) => nodeId === owner);
-  if (holders.length === 0) return first === undefined ? [] : [first];
-  const holderId = rendezvous(
-    holders.map(({ nodeId }) => nodeId),
-    chunk,
-  );
-  const holder = holders.find(({ nodeId }) => nodeId === holderId) as Peer;
-  return first === undefined || first === holder ? [holder] : [first, holder];
+  const holder = holders[turn % holders.length];
+  return [...new Set([first, holder])].filter((peer) => peer !== undefined);
 }
 
 /**
@@ -80,13 +90,17 @@ export function relayRoute(self: string, peers: readonly Peer[], chunk: Chunk): 
  */
 export class RelayQueue {
   readonly #self: string;
+  readonly #chunks: readonly Chunk[];
   readonly #left: Set<Chunk>;
   #peers: readonly Peer[] = [];
+  #owners = new Map<Chunk, string>();
   #own = new Set<Chunk>();
+  #given = 0;
 
   constructor(self: string, chunks: Iterable<Chunk>) {
     this.#self = self;
-    this.#left = new Set(chunks);
+    this.#chunks = [...chunks];
+    this.#left = new Set(this.#chunks);
   }
 
   /** The next range for a reader, with where to try it first; undefined when all were given out. */
@@ -97,13 +111,15 @@ export class RelayQueue {
     if (chunk === undefined) return undefined;
     this.#left.delete(chunk);
     this.#own.delete(chunk);
-    return { chunk, route: relayRoute(this.#self, peers, chunk) };
+    const owner = this.#owners.get(chunk) ?? this.#self;
+    return { chunk, route: relayRoute(owner, peers, this.#given++) };
   }
 
+  /** All ranges count, those that are there too: who joins later must come to the same owners. */
   #divide(peers: readonly Peer[]): void {
     this.#peers = peers;
-    const nodeIds = [this.#self, ...peers.map(({ nodeId }) => nodeId)];
-    this.#own = new Set([...this.#left].filter((chunk) => rendezvous(nodeIds, chunk) === this.#self));
+    this.#owners = owners([this.#self, ...peers.map(({ nodeId }) => nodeId)], this.#chunks);
+    this.#own = new Set([...this.#left].filter((chunk) => this.#owners.get(chunk) === this.#self));
   }
 
   #firstForeign(): Chunk | undefined {
