@@ -17,6 +17,7 @@ import {
 import { LoadSampledSchema, RequestFinishedSchema } from "./gen/pilotlight/events/v1/gateway_pb.js";
 import {
   ImageFailedSchema,
+  ImageHeldSchema,
   ImageProgressedSchema,
   ImageReadySchema,
   ImageWantedSchema,
@@ -134,6 +135,16 @@ export const EVENTS = {
     keyNames: [],
     keyOf: () => [],
     summary: "How far a conversion is.",
+  }),
+  imageHeld: define({
+    kind: "smp",
+    context: "node_agent",
+    entity: "image",
+    event: "held",
+    schema: ImageHeldSchema,
+    keyNames: ["node"],
+    keyOf: (m) => [m.nodeId],
+    summary: "A node has an image, or a part of it, that it serves to other nodes of its zone.",
   }),
   weightsWanted: define({
     kind: "evt",

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use crate::hot::Hot;
 use crate::image::{ImageFile, PAGE};
@@ -29,7 +30,13 @@ pub struct Blob {
     pub id: (u64, u64),
     pub presence: Presence,
     source: RwLock<Arc<Source>>,
+    /// From the bucket, compressed.
     pub fetched_bytes: AtomicU64,
+    /// From other nodes, uncompressed.
+    pub peer_bytes: AtomicU64,
+    /// Written to the cache, and how long that took, in µs.
+    pub written_bytes: AtomicU64,
+    pub write_micros: AtomicU64,
     pub failed_reads: AtomicU64,
     /// Set while the kernel asks us before it reads the file.
     pub watched: AtomicBool,
@@ -68,6 +75,9 @@ impl Blob {
             presence,
             source: RwLock::new(Arc::new(source)),
             fetched_bytes: AtomicU64::new(0),
+            peer_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            write_micros: AtomicU64::new(0),
             failed_reads: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             fuse_opens: AtomicU64::new(0),
@@ -99,7 +109,10 @@ impl Blob {
 
     /// Writes verified bytes to their place and marks them as there, in this order.
     pub fn store(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let began = Instant::now();
         self.file.write_all_at(bytes, offset)?;
+        self.write_micros.fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.presence.set_range(offset, bytes.len() as u64);
         Ok(())
     }
@@ -207,6 +220,10 @@ impl Blob {
 
     pub fn count_fetched(&self, bytes: u64) {
         self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn count_from_peers(&self, bytes: u64) {
+        self.peer_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Disk space that the blob takes.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::fetch::Priority;
 use crate::keeper::EXIT_STOPPED;
-use crate::node::{Failure, MountRequest, Node, Result};
+use crate::node::{Failure, MountRequest, Node, Peering, Result};
 use crate::source::Location;
 
 #[derive(Deserialize)]
@@ -36,6 +36,7 @@ enum Request {
         key: String,
         locations: HashMap<String, Option<Location>>,
     },
+    Peers(Peering),
     Touched {
         key: String,
     },
@@ -125,6 +126,10 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             node.add_locations(&key, locations);
             Ok(json!({}))
         }
+        Request::Peers(peering) => {
+            let address = node.set_peers(peering)?;
+            Ok(json!({ "port": address.port(), "holdings": node.holdings() }))
+        }
         Request::Touched { key } => {
             let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
             Ok(json!({ "runs": blob.touched_runs() }))
@@ -142,8 +147,16 @@ fn stats(node: &Node) -> Value {
     use std::sync::atomic::{AtomicU64, Ordering};
     let counters = &node.fetcher.counters;
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (peers, door) = (&node.fetcher.peers.counters, node.door.lock().unwrap().clone());
     json!({
         "images": node.stats(),
+        "peers": {
+            "asked": read(&peers.asked),
+            "refused": read(&peers.refused),
+            "wrong": read(&peers.wrong),
+            "uploadedBytes": door.as_ref().map_or(0, |door| read(&door.uploaded_bytes)),
+            "turnedAway": door.as_ref().map_or(0, |door| read(&door.refused)),
+        },
         "requests": read(&counters.requests),
         "hedges": read(&counters.hedges),
         "retries": read(&counters.retries),

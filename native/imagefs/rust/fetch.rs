@@ -4,6 +4,7 @@
 //!   F2. A chunk is in flight once: a reader that needs it joins the flight, a demand lifts a prefetch to its own urgency.
 //!   F3. A reader waits `demand_deadline` at most. The flight may go on after it and serve the next read.
 //!   F4. Demand always finds a worker: prefetch and background may only hold their share of them.
+//!   F5. Other nodes are asked at the first attempt only; retries and hedges go to the bucket.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::blob::Blob;
-use crate::image::{Chunk, Encoding, ImageError, decode};
+use crate::image::{Chunk, Encoding, ImageError, PAGE, decode};
+use crate::peers::{Part, Peers, REQUEST_RAW_BYTES_MAX, STRETCH_BYTES};
 use crate::source::FetchError;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub attempts_max: u32,
     /// Neighbouring chunks are fetched by one request up to this size, where nobody waits.
     pub batch_bytes_max: u64,
+    /// How much longer a request to another node may take before it is hedged.
+    pub peer_patience: u32,
 }
 
 impl Default for Config {
@@ -51,6 +55,7 @@ impl Default for Config {
             requests_per_chunk_max: 6,
             attempts_max: 5,
             batch_bytes_max: 4 << 20,
+            peer_patience: 4,
         }
     }
 }
@@ -87,6 +92,8 @@ impl ReadWait {
 /// profile at 1.8 times the bytes; on a fast link they only cost.
 const READ_AHEAD_FROM_MICROS: u64 = 6_000;
 const READ_AHEAD_CHUNKS: usize = 8;
+/// Requests to other nodes at once, of a node: fewer than workers, so that nodes that wait for each other get on.
+const PEER_REQUESTS_MAX: usize = 12;
 
 type FlightKey = (usize, u32);
 
@@ -103,6 +110,8 @@ struct Flight {
     hedge_queued: bool,
     /// Wrong bytes are asked for once more only.
     corrupt: bool,
+    /// The request under way may ask other nodes.
+    asks_peers: bool,
 }
 
 #[derive(Default)]
@@ -130,14 +139,22 @@ pub struct Counters {
 type Owners = HashMap<[u8; 32], Vec<(Weak<Blob>, u32)>>;
 /// Told of a blob and the pack that it needs.
 type AskForLocation = Box<dyn Fn(&Blob, &str) + Send + Sync>;
-/// Chunks that one request brings, how urgent they are, and whether the request is a hedge.
-type Batch = (Vec<(Arc<Blob>, u32)>, Priority, bool);
+
+/// Chunks that one request brings: neighbours in one pack.
+struct Batch {
+    chunks: Vec<(Arc<Blob>, u32)>,
+    priority: Priority,
+    hedge: bool,
+    /// F5.
+    asks_peers: bool,
+}
 
 pub struct Fetcher {
     config: Config,
     queues: Mutex<Queues>,
     wake: Condvar,
     pub counters: Counters,
+    pub peers: Peers,
     /// Chunks by hash over all blobs of the node, so that what one image has is not fetched for another.
     local: Mutex<Owners>,
     /// Told when a pack has no usable location.
@@ -156,6 +173,7 @@ impl Fetcher {
             queues: Mutex::default(),
             wake: Condvar::new(),
             counters: Counters::default(),
+            peers: Peers::new(PEER_REQUESTS_MAX),
             local: Mutex::default(),
             need_location: Box::new(need_location),
             log: Box::new(log),
@@ -264,6 +282,7 @@ impl Fetcher {
                     attempts: 0,
                     hedge_queued: false,
                     corrupt: false,
+                    asks_peers: false,
                 };
                 queues.flights.insert(key, flight);
                 queues.queue[priority as usize].push_back(key);
@@ -293,9 +312,9 @@ impl Fetcher {
     }
 
     fn work(&self) {
-        while let Some((batch, priority, hedge)) = self.next_batch() {
-            self.fetch(&batch, hedge);
-            self.queues.lock().unwrap().busy[priority as usize] -= 1;
+        while let Some(batch) = self.next_batch() {
+            self.fetch(&batch);
+            self.queues.lock().unwrap().busy[batch.priority as usize] -= 1;
             self.wake.notify_one();
         }
     }
@@ -317,15 +336,15 @@ impl Fetcher {
                     continue;
                 }
                 while let Some(key) = queues.queue[priority as usize].pop_front() {
-                    let Some((first, hedge)) = start(&mut queues, key, priority) else {
+                    let Some((first, hedge, asks_peers)) = start(&mut queues, key, priority) else {
                         continue;
                     };
-                    let mut batch = vec![first];
+                    let mut chunks = vec![first];
                     if priority != Priority::Demand {
-                        self.extend(&mut queues, &mut batch, priority);
+                        self.extend(&mut queues, &mut chunks, priority);
                     }
                     queues.busy[priority as usize] += 1;
-                    return Some((batch, priority, hedge));
+                    return Some(Batch { chunks, priority, hedge, asks_peers });
                 }
             }
             queues = self.wake.wait(queues).unwrap();
@@ -334,6 +353,7 @@ impl Fetcher {
 
     fn extend(&self, queues: &mut Queues, batch: &mut Vec<(Arc<Blob>, u32)>, priority: Priority) {
         let mut bytes = u64::from(batch[0].0.image.data[batch[0].1 as usize].wire_length);
+        let shared = self.peers.has(&batch[0].0.key);
         while let Some(&key) = queues.queue[priority as usize].front() {
             let (blob, last) = batch.last().unwrap();
             let follows = queues.flights.get(&key).is_some_and(|f| {
@@ -345,12 +365,14 @@ impl Fetcher {
                     && a.pack == b.pack
                     && a.pack_offset + u64::from(a.wire_length) == b.pack_offset
                     && bytes + u64::from(b.wire_length) <= self.config.batch_bytes_max
+                    // One owner for the whole batch.
+                    && !(shared && stretch_of(a) != stretch_of(b))
             });
             if !follows {
                 return;
             }
             queues.queue[priority as usize].pop_front();
-            let Some((next, _)) = start(queues, key, priority) else {
+            let Some((next, ..)) = start(queues, key, priority) else {
                 return;
             };
             bytes += u64::from(next.0.image.data[next.1 as usize].wire_length);
@@ -358,20 +380,66 @@ impl Fetcher {
         }
     }
 
-    fn fetch(&self, batch: &[(Arc<Blob>, u32)], hedge: bool) {
-        let (blob, first) = &batch[0];
-        let chunks: Vec<&Chunk> = batch.iter().map(|(_, c)| &blob.image.data[*c as usize]).collect();
-        if batch.len() == 1 {
-            if chunks[0].encoding == Encoding::Zeros {
-                blob.store_zeros(chunks[0].offset, u64::from(chunks[0].raw_length));
+    fn fetch(&self, batch: &Batch) {
+        let (blob, first) = &batch.chunks[0];
+        let chunk = &blob.image.data[*first as usize];
+        if batch.chunks.len() == 1 {
+            if chunk.encoding == Encoding::Zeros {
+                blob.store_zeros(chunk.offset, u64::from(chunk.raw_length));
                 return self.settle(blob, *first, Ok(()));
             }
-            if let Some(raw) = self.copy_local(blob, chunks[0]) {
-                let stored =
-                    blob.store(chunks[0].offset, &raw).map_err(|e| FetchError::Transient(format!("cache: {e}")));
-                return self.settle(blob, *first, stored);
+            if let Some(raw) = self.copy_local(blob, chunk) {
+                return self.settle(blob, *first, store(blob, chunk, &raw));
             }
         }
+        let numbers: Vec<u32> = batch.chunks.iter().map(|(_, number)| *number).collect();
+        let left = if batch.asks_peers { self.fetch_from_peers(blob, numbers) } else { numbers };
+        let follows = |a: &u32, b: &u32| {
+            let (a, b) = (&blob.image.data[*a as usize], &blob.image.data[*b as usize]);
+            a.pack_offset + u64::from(a.wire_length) == b.pack_offset
+        };
+        for neighbours in left.chunk_by(follows) {
+            self.fetch_from_bucket(blob, neighbours, batch.hedge);
+        }
+    }
+
+    /// Returns what the other nodes did not bring.
+    fn fetch_from_peers(&self, blob: &Arc<Blob>, numbers: Vec<u32>) -> Vec<u32> {
+        let mut left = numbers;
+        for peer in self.peers.route(&blob.key, stretch_of(&blob.image.data[left[0] as usize])) {
+            let parts: Vec<Part> = left.iter().map(|number| part_of(&blob.image.data[*number as usize])).collect();
+            let mut came = Vec::with_capacity(parts.len());
+            let mut rest = &parts[..];
+            while !rest.is_empty() {
+                let mut bytes = 0;
+                let fitting = rest.iter().take_while(|part| {
+                    bytes += part.raw_length as u64;
+                    bytes <= REQUEST_RAW_BYTES_MAX
+                });
+                let (now, later) = rest.split_at(fitting.count().max(1));
+                came.extend(self.peers.read(&peer, &blob.key, now));
+                rest = later;
+            }
+            let mut missing = Vec::new();
+            for (number, raw) in left.iter().zip(came) {
+                match raw {
+                    Some(raw) => {
+                        blob.count_from_peers(raw.len() as u64);
+                        self.settle(blob, *number, store(blob, &blob.image.data[*number as usize], &raw));
+                    }
+                    None => missing.push(*number),
+                }
+            }
+            left = missing;
+            if left.is_empty() {
+                break;
+            }
+        }
+        left
+    }
+
+    fn fetch_from_bucket(&self, blob: &Arc<Blob>, numbers: &[u32], hedge: bool) {
+        let chunks: Vec<&Chunk> = numbers.iter().map(|number| &blob.image.data[*number as usize]).collect();
         let pack = format!("packs/{}", blob.image.packs[chunks[0].pack as usize]);
         let length: usize = chunks.iter().map(|c| c.wire_length as usize).sum();
         if hedge {
@@ -385,7 +453,7 @@ impl Fetcher {
                 self.note_request_time(began.elapsed());
                 blob.count_fetched(length as u64);
                 let mut at = 0;
-                for ((_, number), chunk) in batch.iter().zip(&chunks) {
+                for (number, chunk) in numbers.iter().zip(&chunks) {
                     let bytes = &wire[at..at + chunk.wire_length as usize];
                     at += chunk.wire_length as usize;
                     self.settle(blob, *number, self.store_verified(blob, chunk, bytes));
@@ -395,7 +463,7 @@ impl Fetcher {
                 if let FetchError::NoLocation(_) = error {
                     (self.need_location)(blob, &pack);
                 }
-                for (_, number) in batch {
+                for number in numbers {
                     self.settle(blob, *number, Err(error.clone()));
                 }
             }
@@ -408,7 +476,7 @@ impl Fetcher {
             let (ImageError::Corrupt(why) | ImageError::Unsupported(why)) = e;
             FetchError::Permanent(format!("wrong bytes from the bucket: {why}"))
         })?;
-        blob.store(chunk.offset, &raw).map_err(|e| FetchError::Transient(format!("cache: {e}")))
+        store(blob, chunk, &raw)
     }
 
     /// The chunk from another image of this node, verified like any other.
@@ -508,8 +576,9 @@ impl Fetcher {
                 let may = flight.running > 0
                     && flight.running < self.config.requests_per_chunk_max
                     && !flight.waits.is_empty();
-                if may && !flight.hedge_queued && now - flight.last_request > hedge_after * 2u32.pow(flight.running - 1)
-                {
+                let patience = if flight.asks_peers { self.config.peer_patience } else { 1 };
+                let hedge_after = hedge_after * patience * 2u32.pow(flight.running.saturating_sub(1));
+                if may && !flight.hedge_queued && now - flight.last_request > hedge_after {
                     flight.hedge_queued = true;
                     queue[Priority::Demand as usize].push_front(*key);
                     self.wake.notify_one();
@@ -536,8 +605,9 @@ fn flight_key(blob: &Arc<Blob>, chunk: u32) -> FlightKey {
     (Arc::as_ptr(blob) as usize, chunk)
 }
 
-/// Takes a queued flight for one more request; None if it is gone, or runs already and this is no hedge.
-fn start(queues: &mut Queues, key: FlightKey, priority: Priority) -> Option<((Arc<Blob>, u32), bool)> {
+/// Takes a queued flight for one more request, and says whether it is a hedge and whether it asks other nodes; None if it is
+/// gone, or runs already and this is no hedge.
+fn start(queues: &mut Queues, key: FlightKey, priority: Priority) -> Option<((Arc<Blob>, u32), bool, bool)> {
     let flight = queues.flights.get_mut(&key)?;
     // A flight that was lifted stands in two queues; the urgent one counts.
     let hedge = flight.running > 0 && flight.hedge_queued && priority == Priority::Demand;
@@ -547,7 +617,25 @@ fn start(queues: &mut Queues, key: FlightKey, priority: Priority) -> Option<((Ar
     flight.running += 1;
     flight.hedge_queued = false;
     flight.last_request = Instant::now();
-    Some(((flight.blob.clone(), flight.chunk), hedge))
+    flight.asks_peers = !hedge && flight.attempts == 0;
+    Some(((flight.blob.clone(), flight.chunk), hedge, flight.asks_peers))
+}
+
+/// Which stretch of the image a chunk is part of: what other nodes know it by.
+fn stretch_of(chunk: &Chunk) -> u64 {
+    (u64::from(chunk.pack) << 40) + chunk.pack_offset / STRETCH_BYTES
+}
+
+fn part_of(chunk: &Chunk) -> Part {
+    Part {
+        runs: vec![(chunk.offset / PAGE, u64::from(chunk.raw_length) / PAGE)],
+        raw_length: chunk.raw_length as usize,
+        sha256: chunk.sha256,
+    }
+}
+
+fn store(blob: &Blob, chunk: &Chunk, raw: &[u8]) -> Result<(), FetchError> {
+    blob.store(chunk.offset, raw).map_err(|e| FetchError::Transient(format!("cache: {e}")))
 }
 
 fn finish(flight: Flight, ok: bool) {
@@ -576,7 +664,7 @@ pub fn missing_chunks(blob: &Blob, offset: u64, length: u64) -> Vec<u32> {
         let Some(page) = blob.presence.first_missing(at, end - at) else {
             break;
         };
-        let Some(chunk) = blob.image.chunk_at(page * crate::image::PAGE) else {
+        let Some(chunk) = blob.image.chunk_at(page * PAGE) else {
             break;
         };
         chunks.push(chunk as u32);

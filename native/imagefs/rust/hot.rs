@@ -2,8 +2,10 @@
 //! places in the blob. Readers that need a page of a frame under way wait for the frame instead of fetching the chunk.
 //!   P1. The pack is a help only: whatever is wrong with it, readers get their pages from the chunks.
 //!   P2. A reader waits for a frame no longer than `PATIENCE`; then the chunk is fetched.
+//!   P3. Where several nodes start the image, each reads the frames that it owns from the bucket and the others' from them
+//!       (peers.rs). Half of the connections take the own ones first, for others wait for them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::blob::Blob;
 use crate::fetch::{Fetcher, ReadWait};
 use crate::image::PAGE;
+use crate::peers::{PARTS_MAX, Part, Peer, REQUEST_RAW_BYTES_MAX, STRETCH_BYTES};
 use crate::source::FetchError;
 
 const VERSION: u32 = 1;
@@ -23,7 +26,7 @@ const FRAME_RAW_BYTES_MAX: u32 = 4 << 20;
 /// The first request takes the tables and, for small packs, everything.
 const FIRST_BYTES: usize = 256 << 10;
 /// One request for several frames: long enough that its round trip does not matter, short enough to share the link.
-const REQUEST_BYTES: u64 = 2 << 20;
+const REQUEST_BYTES: u64 = STRETCH_BYTES;
 const CONNECTIONS: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
@@ -54,12 +57,12 @@ pub struct Hot {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Frames that are still to come.
     pending: HashSet<u32>,
     waiting: Vec<(u32, Waiting)>,
-    next: usize,
+    /// Frames that were not given to a connection yet.
+    left: BTreeSet<u32>,
 }
 
 impl Hot {
@@ -107,26 +110,45 @@ impl Hot {
         more
     }
 
-    /// Frames for the next request: neighbours in the pack, in their order, from the first one that is not there already.
-    fn take(&self, fetcher: &Fetcher, blob: &Arc<Blob>) -> Option<std::ops::Range<usize>> {
-        let mut state = self.state.lock().unwrap();
-        while state.next < self.frames.len() && self.is_present(state.next, blob) {
-            let number = state.next as u32;
-            state.next += 1;
-            drop(state);
-            self.finish(number, fetcher, blob);
-            state = self.state.lock().unwrap();
+    /// Frames for the next request, neighbours in the pack, with the peers to ask first: from the first one that is not
+    /// there already, or, where others have the image too, the first of the kind (own or theirs) that is preferred.
+    fn take(
+        &self,
+        fetcher: &Fetcher,
+        blob: &Arc<Blob>,
+        prefers_own: bool,
+    ) -> Option<(std::ops::Range<usize>, Vec<Peer>)> {
+        let state = &mut *self.state.lock().unwrap();
+        let first = if fetcher.peers.has(&blob.key) {
+            let preferred = |frame: &&u32| self.route(fetcher, blob, **frame).is_empty() == prefers_own;
+            state.left.iter().find(preferred).or(state.left.first()).copied()
+        } else {
+            state.left.first().copied()
+        }?;
+        let stretch = self.stretch(first);
+        let alone = !fetcher.peers.has(&blob.key);
+        let (mut end, mut bytes, mut raw_bytes) = (first, 0, 0);
+        while state.left.contains(&end) {
+            let frame = &self.frames[end as usize];
+            bytes += u64::from(frame.wire_length);
+            raw_bytes += u64::from(frame.raw_length);
+            let fits = bytes <= REQUEST_BYTES && raw_bytes <= REQUEST_RAW_BYTES_MAX && (end - first) < PARTS_MAX as u32;
+            if end > first && !(fits && (alone || self.stretch(end) == stretch)) {
+                break;
+            }
+            state.left.remove(&end);
+            end += 1;
         }
-        let first = state.next;
-        let mut bytes = 0;
-        while state.next < self.frames.len()
-            && !self.is_present(state.next, blob)
-            && (bytes == 0 || bytes + u64::from(self.frames[state.next].wire_length) <= REQUEST_BYTES)
-        {
-            bytes += u64::from(self.frames[state.next].wire_length);
-            state.next += 1;
-        }
-        (first < state.next).then_some(first..state.next)
+        Some((first as usize..end as usize, self.route(fetcher, blob, first)))
+    }
+
+    /// Every hot pack has stretches of its own, apart from those of packs.
+    fn stretch(&self, frame: u32) -> u64 {
+        (1 << 63) + self.frames[frame as usize].offset / STRETCH_BYTES
+    }
+
+    fn route(&self, fetcher: &Fetcher, blob: &Blob, frame: u32) -> Vec<Peer> {
+        fetcher.peers.route(&blob.key, self.stretch(frame))
     }
 
     fn is_present(&self, frame: usize, blob: &Blob) -> bool {
@@ -135,7 +157,52 @@ impl Hot {
             .all(|(page, pages)| blob.presence.has_range(page * PAGE, pages * PAGE))
     }
 
-    fn fetch(&self, fetcher: &Fetcher, blob: &Arc<Blob>, range: std::ops::Range<usize>) {
+    fn fetch(&self, fetcher: &Fetcher, blob: &Arc<Blob>, range: std::ops::Range<usize>, peers: &[Peer]) {
+        let mut left: Vec<usize> = Vec::with_capacity(range.len());
+        for number in range {
+            match self.is_present(number, blob) {
+                true => self.finish(number as u32, fetcher, blob),
+                false => left.push(number),
+            }
+        }
+        for peer in peers {
+            if left.is_empty() {
+                return;
+            }
+            left = self.fetch_from_peer(fetcher, blob, peer, left);
+        }
+        for neighbours in left.chunk_by(|a, b| a + 1 == *b) {
+            self.fetch_from_bucket(fetcher, blob, neighbours[0]..neighbours[neighbours.len() - 1] + 1);
+        }
+    }
+
+    /// Returns what the peer did not bring.
+    fn fetch_from_peer(&self, fetcher: &Fetcher, blob: &Arc<Blob>, peer: &Peer, frames: Vec<usize>) -> Vec<usize> {
+        let parts: Vec<Part> = frames.iter().map(|number| self.part(*number)).collect();
+        let mut missing = Vec::new();
+        for (number, raw) in frames.into_iter().zip(fetcher.peers.read(peer, &blob.key, &parts)) {
+            let stored = raw.is_some_and(|raw| {
+                blob.count_from_peers(raw.len() as u64);
+                self.place(blob, &self.frames[number], &raw).is_ok()
+            });
+            match stored {
+                true => self.finish(number as u32, fetcher, blob),
+                false => missing.push(number),
+            }
+        }
+        missing
+    }
+
+    fn part(&self, number: usize) -> Part {
+        let frame = &self.frames[number];
+        Part {
+            runs: self.runs[frame.runs.clone()].to_vec(),
+            raw_length: frame.raw_length as usize,
+            sha256: frame.sha256,
+        }
+    }
+
+    fn fetch_from_bucket(&self, fetcher: &Fetcher, blob: &Arc<Blob>, range: std::ops::Range<usize>) {
         let start = self.frames[range.start].offset;
         let last = &self.frames[range.end - 1];
         let length = (last.offset + u64::from(last.wire_length) - start) as usize;
@@ -164,6 +231,11 @@ impl Hot {
         if raw.len() != frame.raw_length as usize || Sha256::digest(&raw).as_slice() != frame.sha256 {
             return Err("a frame has another checksum".into());
         }
+        self.place(blob, frame, &raw)
+    }
+
+    /// Writes a frame's verified bytes to their places.
+    fn place(&self, blob: &Blob, frame: &Frame, raw: &[u8]) -> Result<(), String> {
         let mut at = 0;
         for (page, pages) in &self.runs[frame.runs.clone()] {
             let length = (pages * PAGE) as usize;
@@ -217,18 +289,18 @@ fn run(fetcher: &Arc<Fetcher>, blob: &Arc<Blob>, hot: Arc<Hot>, first: &[u8]) {
         if end > first.len() as u64 {
             break;
         }
-        hot.state.lock().unwrap().next = number + 1;
+        hot.state.lock().unwrap().left.remove(&(number as u32));
         if let Err(why) = hot.store(blob, frame, &first[frame.offset as usize..end as usize]) {
             eprintln!("imagefs: hot pack {}: {why}", hot.key);
         }
         hot.finish(number as u32, fetcher, blob);
     }
     let mut threads = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for connection in 0..CONNECTIONS {
         let (fetcher, blob, hot) = (fetcher.clone(), blob.clone(), hot.clone());
         threads.push(std::thread::spawn(move || {
-            while let Some(range) = hot.take(&fetcher, &blob) {
-                hot.fetch(&fetcher, &blob, range);
+            while let Some((range, peers)) = hot.take(&fetcher, &blob, connection % 2 == 0) {
+                hot.fetch(&fetcher, &blob, range, &peers);
             }
         }));
     }
@@ -302,7 +374,8 @@ fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, Strin
         .flat_map(|(n, f)| runs[f.runs.clone()].iter().map(move |(page, count)| (*page, *count, n as u32)))
         .collect();
     by_page.sort_unstable();
-    let state = State { pending: (0..frames.len() as u32).collect(), ..State::default() };
+    let all = 0..frames.len() as u32;
+    let state = State { pending: all.clone().collect(), waiting: Vec::new(), left: all.collect() };
     Ok(Hot { key, frames, runs, by_page, state: Mutex::new(state) })
 }
 

@@ -9,6 +9,7 @@
 
 mod blob;
 mod control;
+mod door;
 mod fanotify;
 mod fetch;
 mod fuse;
@@ -19,6 +20,7 @@ mod keeper;
 mod launch;
 mod mounts;
 mod node;
+mod peers;
 mod presence;
 mod probe;
 mod source;
@@ -191,6 +193,7 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
         agent,
         entries: Mutex::default(),
         fuse: Mutex::default(),
+        door: Mutex::default(),
     });
     if fresh {
         node.abandon_used_blobs();

@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::Blob;
+use crate::door::Door;
 use crate::fanotify::BlobsById;
 use crate::fetch::{Fetcher, Priority};
 use crate::fuse::{self, Fuse};
@@ -22,6 +23,7 @@ use crate::image::{ImageError, ImageFile, PAGE};
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::mounts;
+use crate::peers::Peer;
 use crate::source::{Location, Source, SourceSpec};
 use crate::sys;
 
@@ -154,6 +156,9 @@ pub struct ImageStats {
     pub present_bytes: u64,
     pub disk_bytes: u64,
     pub fetched_bytes: u64,
+    pub peer_bytes: u64,
+    pub written_bytes: u64,
+    pub write_micros: u64,
     pub failed_reads: u64,
     /// The kernel still asks before it reads.
     pub watched: bool,
@@ -173,6 +178,31 @@ pub struct Node {
     pub entries: Mutex<HashMap<String, Entry>>,
     /// The FUSE connection, once it is needed.
     pub fuse: Mutex<Option<OwnedFd>>,
+    /// Where other nodes read from this one, if they may.
+    pub door: Mutex<Option<Arc<Door>>>,
+}
+
+/// What the parent says about the other nodes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peering {
+    pub node_id: String,
+    pub token: String,
+    pub host: String,
+    /// 0: any.
+    pub port: u16,
+    /// 0: no limit.
+    pub upload_bytes_per_second: u64,
+    /// Which of them have which image.
+    pub images: HashMap<String, Vec<Peer>>,
+}
+
+/// How much of an image this node has to give.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Holding {
+    Loading,
+    Complete,
 }
 
 impl Node {
@@ -604,6 +634,34 @@ impl Node {
         out.flush().map_err(doing("exporting"))
     }
 
+    /// Takes in what is known of other nodes, and opens the door for them; returns where it is.
+    pub fn set_peers(self: &Arc<Node>, peering: Peering) -> Result<std::net::SocketAddr> {
+        let Peering { node_id, token, host, port, upload_bytes_per_second, images } = peering;
+        self.fetcher.peers.set(&node_id, &token, images);
+        let mut door = self.door.lock().unwrap();
+        let open = match door.take() {
+            Some(open) => open,
+            None => Door::open(self, &host, port, upload_bytes_per_second)
+                .map_err(doing(format!("opening a door for other nodes at {host}:{port}")))?,
+        };
+        open.set_rate(upload_bytes_per_second);
+        Ok(door.insert(open).address)
+    }
+
+    /// What other nodes may be told of: images that are mounted, or whole.
+    pub fn holdings(&self) -> HashMap<String, Holding> {
+        let entries = self.entries.lock().unwrap();
+        let held = entries.iter().filter_map(|(key, entry)| match entry.blob.presence.is_complete() {
+            true => Some((key.clone(), Holding::Complete)),
+            false => entry.method.map(|_| (key.clone(), Holding::Loading)),
+        });
+        held.collect()
+    }
+
+    pub fn is_mounted(&self, key: &str) -> bool {
+        self.entries.lock().unwrap().get(key).is_some_and(|entry| entry.method.is_some())
+    }
+
     pub fn blob(&self, key: &str) -> Option<Arc<Blob>> {
         self.entries.lock().unwrap().get(key).map(|e| e.blob.clone())
     }
@@ -618,6 +676,9 @@ impl Node {
             present_bytes: e.blob.presence.present_pages() * PAGE,
             disk_bytes: e.blob.disk_bytes(),
             fetched_bytes: e.blob.fetched_bytes.load(Ordering::Relaxed),
+            peer_bytes: e.blob.peer_bytes.load(Ordering::Relaxed),
+            written_bytes: e.blob.written_bytes.load(Ordering::Relaxed),
+            write_micros: e.blob.write_micros.load(Ordering::Relaxed),
             failed_reads: e.blob.failed_reads.load(Ordering::Relaxed),
             watched: e.blob.watched.load(Ordering::Acquire),
         });

@@ -19,6 +19,7 @@ import { Daemon } from "./daemon.ts";
 import { extractImage } from "./extract.ts";
 import { chooseMethod, type MountMethod, type Probe, probeMachine } from "./probe.ts";
 import { entryName, exportPath, findHotPack, type RecordedStart, recordStart } from "./profiles.ts";
+import { Sharing, type SharingOptions } from "./sharing.ts";
 import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
 
 export type ImagefsOptions = {
@@ -94,6 +95,7 @@ export class Imagefs {
   /** Which bucket an image came from, by its key: for questions about locations. */
   readonly #buckets = new Map<string, ObjectStore>();
   #probe: Promise<Probe> | undefined;
+  #sharing: Sharing | undefined;
 
   constructor(options: ImagefsOptions) {
     this.cacheDir = options.cacheDir;
@@ -128,6 +130,27 @@ export class Imagefs {
     await Promise.all([this.probe(), this.#daemon?.call("hello")]);
   }
 
+  /** Shares images with the other nodes of the zone from now on. Without the program there is nothing to share. */
+  async share(options: SharingOptions): Promise<void> {
+    const daemon = this.#daemon;
+    if (daemon === undefined || this.#sharing !== undefined) return;
+    this.#sharing = await Sharing.start(
+      options,
+      (op, fields) => daemon.call(op, fields),
+      () => daemon.isRunning(),
+    );
+  }
+
+  /** Whether this node is to do what one of the nodes that start an image now has to do; alone it is. */
+  async takeTurn(manifestDigest: string, signal: AbortSignal): Promise<{ mine: boolean; end(): void }> {
+    return (
+      (await this.#sharing?.takeTurn(digestHex(manifestDigest), signal)) ?? {
+        mine: true,
+        end: () => undefined,
+      }
+    );
+  }
+
   /**
    * Mounts an image. Throws `notFound` (not converted), `corrupt`, `unsupported` (format version, forced method),
    * `alreadyExists` (mount point in use), `resourceExhausted`, `permissionDenied`, `unavailable`.
@@ -135,6 +158,15 @@ export class Imagefs {
   async mount(options: MountOptions): Promise<Mount> {
     const method = chooseMethod(await this.probe(), options.method ?? "auto");
     const key = digestHex(options.manifestDigest);
+    const announced = this.#sharing?.announce(key);
+    try {
+      return await this.#mountBy(method, key, options);
+    } finally {
+      announced?.();
+    }
+  }
+
+  async #mountBy(method: MountMethod, key: string, options: MountOptions): Promise<Mount> {
     const file = await this.#imageFile(options, key);
     const { manifest } = file;
     if (options.imageId !== undefined && options.imageId !== manifest.imageId) {
@@ -201,11 +233,13 @@ export class Imagefs {
 
   /** Unmounts everything and ends the processes. The cache stays. */
   async stop(): Promise<void> {
+    await this.#sharing?.close();
     await this.#daemon?.stop();
   }
 
   /** Ends this handle only: mounts and processes stay. */
   async close(): Promise<void> {
+    await this.#sharing?.close();
     await this.#daemon?.close();
   }
 
@@ -235,6 +269,7 @@ export class Imagefs {
       source.kind === "http" && hot !== undefined
         ? await locationOf(bucket, hot.key).catch(() => null)
         : null;
+    await this.#sharing?.refresh().catch(() => undefined);
     await this.#call("mount", {
       key,
       target: mountpoint,
@@ -300,11 +335,9 @@ export class Imagefs {
         await rm(path, { force: true });
       }
     }
-    const object = await options.bucket.get(imageKey(options.manifestDigest), {
-      bytesMax: IMAGE_OBJECT_BYTES_MAX,
-      ...(options.signal && { signal: options.signal }),
-    });
-    const bytes = Buffer.from(object.bytes.buffer, object.bytes.byteOffset, object.bytes.byteLength);
+    const bytes =
+      (await this.#sharing?.imageObject(options.bucket, options.manifestDigest, IMAGE_OBJECT_BYTES_MAX)) ??
+      (await imageObject(options));
     const file = parseImageFile(bytes);
     if (file.manifest.manifestDigest !== options.manifestDigest) {
       throw new PlatformError("corrupt", `the object of ${options.manifestDigest} holds another image`, {
@@ -317,6 +350,14 @@ export class Imagefs {
     await rename(partial, path);
     return file;
   }
+}
+
+async function imageObject({ bucket, manifestDigest, signal }: MountOptions): Promise<Buffer> {
+  const { bytes } = await bucket.get(imageKey(manifestDigest), {
+    bytesMax: IMAGE_OBJECT_BYTES_MAX,
+    ...(signal && { signal }),
+  });
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 type Source = { kind: "directory"; path: string } | { kind: "http" };

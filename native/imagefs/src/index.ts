@@ -11,4 +11,5 @@ export {
 } from "./launch.ts";
 export type { MountMethod, Probe } from "./probe.ts";
 export { entryName, profilesOf, type RecordedStart, type StoredProfile } from "./profiles.ts";
+export type { SharingOptions } from "./sharing.ts";
 export type { ImagefsStats, ImageStats, TouchedRun } from "./stats.ts";

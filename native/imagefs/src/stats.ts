@@ -14,6 +14,11 @@ const imageStatsSchema = z.object({
   diskBytes: count,
   /** From the bucket, compressed. */
   fetchedBytes: count,
+  /** From other nodes, uncompressed. */
+  peerBytes: count,
+  /** Written to the cache, and how long the writes took, in µs. */
+  writtenBytes: count,
+  writeMicros: count,
   /** Reads that ended with EIO. */
   failedReads: count,
   /** The kernel still asks before it reads; false once everything is local. */
@@ -22,6 +27,8 @@ const imageStatsSchema = z.object({
 
 export const statsSchema = z.object({
   images: z.array(imageStatsSchema),
+  /** Other nodes: requests to them, those that brought nothing, parts with wrong bytes; bytes sent to them, requests refused. */
+  peers: z.object({ asked: count, refused: count, wrong: count, uploadedBytes: count, turnedAway: count }),
   requests: count,
   hedges: count,
   retries: count,

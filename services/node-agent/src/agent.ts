@@ -1,7 +1,7 @@
 // The agent's parts and how they are wired. Apart from `main.ts` so that tests run the same agent on images of their own.
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
+import { type Bus, connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
 import { type ImageRuntime, localBackend } from "@pilotlight/compute";
 import { ImageConverterService, keyToken, NodeAgentService } from "@pilotlight/contracts";
 import { toPlatformError } from "@pilotlight/errors";
@@ -45,6 +45,8 @@ export type NodeImages = {
   runtime: ImageRuntime;
   /** Brings images that are not converted yet. Undefined: they are waited for. */
   pull?: Pull | undefined;
+  /** Joins the other nodes that have images, over the bus. */
+  share?(bus: Bus): Promise<void>;
   /** Removes what is not needed any more; called now and then. */
   tidy?(): Promise<void>;
 };
@@ -66,6 +68,7 @@ export async function startAgent(
   const images = await imagesIn(join(stateDir, "images"));
   const backend = localBackend({ runDir, images: images.runtime });
   const bus = await connectServiceBus(context, "node_agent");
+  await images.share?.(bus);
   const converter = grpcClient(ImageConverterService, settings.imageConverterAddress, {
     timeoutMs: CALL_TIMEOUT_MS,
   });

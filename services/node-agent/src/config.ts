@@ -33,6 +33,27 @@ export const config = defineConfig("node-agent", {
     true,
     "Pull an image that is seen for the first time while the converter works; what comes first is used.",
   ),
+  pullPatienceMs: durationMs(
+    30_000,
+    "Of several nodes that start such an image one pulls it; how long the others leave it to that one and the converter.",
+  ),
+  peerHost: text(
+    "",
+    "Address at which other nodes of the zone read images from this one; empty: none do, and it asks none.",
+  ),
+  peerPort: port(7468, "Port of the door for other nodes."),
+  peerUrl: text(
+    "",
+    "URL that other nodes are told; empty: of peerHost, or where that is every address, of the machine's first.",
+  ),
+  peerToken: text("", "Secret that the agents of a zone share; empty: the network keeps strangers out.", {
+    secret: true,
+  }),
+  peerUploadBytesPerSecond: bytes(
+    128 * 1024 ** 2,
+    "Bytes of images that other nodes get at most; 0: no limit.",
+  ),
+  zone: text("", "Nodes serve each other within a zone."),
   registryCredentialsFile: text(
     "",
     "Docker configuration file (config.json) with registry credentials for that; empty: anonymous.",

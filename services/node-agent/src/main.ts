@@ -6,6 +6,8 @@ import { openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
 import { dockerConfigCredentials } from "@pilotlight/oci";
 import { runService } from "@pilotlight/service";
+import { shareImages } from "./adapters/image-peers.ts";
+import { pullInTurn } from "./adapters/pull-in-turn.ts";
 import { pulledImages } from "./adapters/pulled-images.ts";
 import { startAgent } from "./agent.ts";
 import { config } from "./config.ts";
@@ -45,7 +47,14 @@ await runService({
       return {
         // What was pulled before the setting changed is still served.
         runtime: eitherRuntime(converted, pulled.runtime),
-        pull: context.config.pullNewImages ? pulled.pull : undefined,
+        pull: context.config.pullNewImages
+          ? pullInTurn(
+              (digest, signal) => imagefs.takeTurn(digest, signal),
+              pulled.pull,
+              context.config.pullPatienceMs,
+            )
+          : undefined,
+        share: (bus) => shareImages(imagefs, bus, context),
         tidy: pulled.clear,
       };
     });

@@ -1,8 +1,9 @@
 // This node among the others of its zone: serves them its weights, and has theirs read before the bucket's.
 import type { Bus } from "@pilotlight/bus";
+import { joinPeers, type Peer, type Peers } from "@pilotlight/peers";
 import { advertisedUrl, listen } from "@pilotlight/service";
-import { createPeerReader, type OpenedReader, type Peer, type Relay } from "@pilotlight/weights";
-import { joinPeers, type Peers } from "./adapters/peers.ts";
+import { createPeerReader, type OpenedReader, type Relay } from "@pilotlight/weights";
+import { weightsHeldOn } from "./adapters/peers.ts";
 import type { WeightCache, WeightCacheOptions } from "./domain/index.ts";
 import { createPeerDoor } from "./handlers/peer-door.ts";
 
@@ -38,7 +39,7 @@ export function createPeering(
     options: {
       relayOf: (fingerprint): Relay => ({
         nodeId,
-        peers: () => peers?.table.peers(fingerprint) ?? NOBODY,
+        peers: () => peers?.peers(fingerprint) ?? NOBODY,
         read: createPeerReader({ mover, nodeId, token, fingerprint }),
       }),
       onHeld: (fingerprint, held) => peers?.hold(fingerprint, held),
@@ -46,7 +47,11 @@ export function createPeering(
     async join(cache) {
       const door = createPeerDoor(cache, { token, waitMs });
       const url = await listen(door, { name: "peers", host: peerHost, port: peerPort });
-      peers = joinPeers(bus, { nodeId, zone, url: peerUrl === "" ? advertisedUrl(url) : peerUrl });
+      peers = joinPeers(weightsHeldOn(bus), {
+        nodeId,
+        zone,
+        url: peerUrl === "" ? advertisedUrl(url) : peerUrl,
+      });
       return {
         async close() {
           await peers?.close();

@@ -4,7 +4,7 @@
 // @generated from file pilotlight/events/v1/image.proto (package pilotlight.events.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Failure } from "../../documents/v1/replica_pb.js";
 
@@ -174,4 +174,82 @@ export declare type ImageProgressed = Message<"pilotlight.events.v1.ImageProgres
  * Use `create(ImageProgressedSchema)` to create a new message.
  */
 export declare const ImageProgressedSchema: GenMessage<ImageProgressed>;
+
+/**
+ * A node has the image, or a part of it, and serves that to the other nodes of its zone. Lossy; repeated while it is so.
+ *
+ * @generated from message pilotlight.events.v1.ImageHeld
+ */
+export declare type ImageHeld = Message<"pilotlight.events.v1.ImageHeld"> & {
+  /**
+   * @generated from field: string node_id = 1;
+   */
+  nodeId: string;
+
+  /**
+   * Nodes serve each other within a zone.
+   *
+   * @generated from field: string zone = 2;
+   */
+  zone: string;
+
+  /**
+   * @generated from field: string manifest_digest = 3;
+   */
+  manifestDigest: string;
+
+  /**
+   * Where pages are served.
+   *
+   * @generated from field: string url = 4;
+   */
+  url: string;
+
+  /**
+   * @generated from field: pilotlight.events.v1.ImageHolding holding = 5;
+   */
+  holding: ImageHolding;
+};
+
+/**
+ * Describes the message pilotlight.events.v1.ImageHeld.
+ * Use `create(ImageHeldSchema)` to create a new message.
+ */
+export declare const ImageHeldSchema: GenMessage<ImageHeld>;
+
+/**
+ * How much of an image a node has.
+ *
+ * @generated from enum pilotlight.events.v1.ImageHolding
+ */
+export enum ImageHolding {
+  /**
+   * @generated from enum value: IMAGE_HOLDING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * What its containers have touched so far.
+   *
+   * @generated from enum value: IMAGE_HOLDING_LOADING = 1;
+   */
+  LOADING = 1,
+
+  /**
+   * @generated from enum value: IMAGE_HOLDING_COMPLETE = 2;
+   */
+  COMPLETE = 2,
+
+  /**
+   * No more.
+   *
+   * @generated from enum value: IMAGE_HOLDING_GONE = 3;
+   */
+  GONE = 3,
+}
+
+/**
+ * Describes the enum pilotlight.events.v1.ImageHolding.
+ */
+export declare const ImageHoldingSchema: GenEnum<ImageHolding>;
 

@@ -4,14 +4,14 @@
 // @generated from file pilotlight/events/v1/image.proto (package pilotlight.events.v1, syntax proto3)
 /* eslint-disable */
 
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_pilotlight_documents_v1_replica } from "../../documents/v1/replica_pb.js";
 
 /**
  * Describes the file pilotlight/events/v1/image.proto.
  */
 export const file_pilotlight_events_v1_image = /*@__PURE__*/
-  fileDesc("CiBwaWxvdGxpZ2h0L2V2ZW50cy92MS9pbWFnZS5wcm90bxIUcGlsb3RsaWdodC5ldmVudHMudjEiLgoLSW1hZ2VXYW50ZWQSDQoFaW1hZ2UYASABKAkSEAoIcGxhdGZvcm0YAiABKAkiswEKCkltYWdlUmVhZHkSDQoFaW1hZ2UYASABKAkSEAoIcGxhdGZvcm0YAiABKAkSFwoPbWFuaWZlc3RfZGlnZXN0GAMgASgJEhAKCGltYWdlX2lkGAQgASgJEhYKDnVucGFja2VkX2J5dGVzGAUgASgEEhQKDHN0b3JlZF9ieXRlcxgGIAEoBBIWCg51cGxvYWRlZF9ieXRlcxgHIAEoBBITCgtkdXJhdGlvbl9tcxgIIAEoDSJhCgtJbWFnZUZhaWxlZBINCgVpbWFnZRgBIAEoCRIQCghwbGF0Zm9ybRgCIAEoCRIxCgdmYWlsdXJlGAMgASgLMiAucGlsb3RsaWdodC5kb2N1bWVudHMudjEuRmFpbHVyZSJ8Cg9JbWFnZVByb2dyZXNzZWQSDQoFaW1hZ2UYASABKAkSEgoKYnl0ZXNfZG9uZRgCIAEoBBITCgtieXRlc190b3RhbBgDIAEoBBIYChBieXRlc19wZXJfc2Vjb25kGAQgASgEEhcKD21hbmlmZXN0X2RpZ2VzdBgFIAEoCWIGcHJvdG8z", [file_pilotlight_documents_v1_replica]);
+  fileDesc("CiBwaWxvdGxpZ2h0L2V2ZW50cy92MS9pbWFnZS5wcm90bxIUcGlsb3RsaWdodC5ldmVudHMudjEiLgoLSW1hZ2VXYW50ZWQSDQoFaW1hZ2UYASABKAkSEAoIcGxhdGZvcm0YAiABKAkiswEKCkltYWdlUmVhZHkSDQoFaW1hZ2UYASABKAkSEAoIcGxhdGZvcm0YAiABKAkSFwoPbWFuaWZlc3RfZGlnZXN0GAMgASgJEhAKCGltYWdlX2lkGAQgASgJEhYKDnVucGFja2VkX2J5dGVzGAUgASgEEhQKDHN0b3JlZF9ieXRlcxgGIAEoBBIWCg51cGxvYWRlZF9ieXRlcxgHIAEoBBITCgtkdXJhdGlvbl9tcxgIIAEoDSJhCgtJbWFnZUZhaWxlZBINCgVpbWFnZRgBIAEoCRIQCghwbGF0Zm9ybRgCIAEoCRIxCgdmYWlsdXJlGAMgASgLMiAucGlsb3RsaWdodC5kb2N1bWVudHMudjEuRmFpbHVyZSJ8Cg9JbWFnZVByb2dyZXNzZWQSDQoFaW1hZ2UYASABKAkSEgoKYnl0ZXNfZG9uZRgCIAEoBBITCgtieXRlc190b3RhbBgDIAEoBBIYChBieXRlc19wZXJfc2Vjb25kGAQgASgEEhcKD21hbmlmZXN0X2RpZ2VzdBgFIAEoCSKFAQoJSW1hZ2VIZWxkEg8KB25vZGVfaWQYASABKAkSDAoEem9uZRgCIAEoCRIXCg9tYW5pZmVzdF9kaWdlc3QYAyABKAkSCwoDdXJsGAQgASgJEjMKB2hvbGRpbmcYBSABKA4yIi5waWxvdGxpZ2h0LmV2ZW50cy52MS5JbWFnZUhvbGRpbmcqfAoMSW1hZ2VIb2xkaW5nEh0KGUlNQUdFX0hPTERJTkdfVU5TUEVDSUZJRUQQABIZChVJTUFHRV9IT0xESU5HX0xPQURJTkcQARIaChZJTUFHRV9IT0xESU5HX0NPTVBMRVRFEAISFgoSSU1BR0VfSE9MRElOR19HT05FEANiBnByb3RvMw", [file_pilotlight_documents_v1_replica]);
 
 /**
  * Describes the message pilotlight.events.v1.ImageWanted.
@@ -40,4 +40,25 @@ export const ImageFailedSchema = /*@__PURE__*/
  */
 export const ImageProgressedSchema = /*@__PURE__*/
   messageDesc(file_pilotlight_events_v1_image, 3);
+
+/**
+ * Describes the message pilotlight.events.v1.ImageHeld.
+ * Use `create(ImageHeldSchema)` to create a new message.
+ */
+export const ImageHeldSchema = /*@__PURE__*/
+  messageDesc(file_pilotlight_events_v1_image, 4);
+
+/**
+ * Describes the enum pilotlight.events.v1.ImageHolding.
+ */
+export const ImageHoldingSchema = /*@__PURE__*/
+  enumDesc(file_pilotlight_events_v1_image, 0);
+
+/**
+ * How much of an image a node has.
+ *
+ * @generated from enum pilotlight.events.v1.ImageHolding
+ */
+export const ImageHolding = /*@__PURE__*/
+  tsEnum(ImageHoldingSchema);
 

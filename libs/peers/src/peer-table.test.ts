@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { PeerTable } from "./peer-table.ts";
 
-const a = { fingerprint: "f", nodeId: "a", url: "http://a", complete: false };
+const a = { key: "f", nodeId: "a", url: "http://a", complete: false };
 const table = () => new PeerTable({ lifeMs: 1_000, peersMax: 2 });
 
 test("a list changes only when something does", () => {
