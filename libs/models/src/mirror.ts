@@ -37,6 +37,12 @@ export function planMirror(names: readonly string[]): MirrorPlan {
 
 /** The licence that a model card's front matter states, in lower case; undefined without one. */
 export function cardLicence(readme: string): string | undefined {
-  const matter = /^---\r?\n([\s\S]*?)\r?\n---/.exec(readme)?.[1] ?? "";
-  return /^license:\s*["']?([\w.+-]+)["']?\s*$/m.exec(matter)?.[1];
+  return /^license:\s*["']?([\w.+-]+)["']?\s*$/m.exec(frontMatter(readme))?.[1];
 }
+
+/** Where the card says that its terms stand. */
+export function cardLink(readme: string): string | undefined {
+  return /^license_link:\s*["']?(\S+?)["']?\s*$/m.exec(frontMatter(readme))?.[1];
+}
+
+const frontMatter = (readme: string): string => /^---\r?\n([\s\S]*?)\r?\n---/.exec(readme)?.[1] ?? "";

@@ -1,7 +1,8 @@
 // README.md of a converted repository: what it is, where it came from, under which terms.
 import type { RecordHead } from "./write-repository.ts";
 
-export function modelCard({ name, licence, notice, source, recipe }: RecordHead): string {
+/** `more`: paragraphs of their own before the last line. */
+export function modelCard({ name, licence, notice, source, recipe }: RecordHead, more = ""): string {
   return `---
 license: ${licence.toLowerCase()}
 ---
@@ -15,6 +16,6 @@ ${notice}
 | SHA-256 of the source | \`${source.sha256 ?? "not a single file"}\` |
 | made by | Pilotlight, recipe \`${recipe}\` |
 
-Digests of all files are in \`pilotlight.json\`.
+${more}Digests of all files are in \`pilotlight.json\`.
 `;
 }

@@ -29,11 +29,31 @@ const recordSchema = z.object({
     uri: z.string(),
     /** Version, commit or digest: what `uri` meant when it was read. */
     revision: z.string(),
-    /** Of the one file that everything was made from; absent for a mirrored repository. */
+    /** Of the one file that everything was made from; absent for a repository. */
     sha256: sha256.optional(),
+    /** Of the weight files that a transformed repository was made from, by name. */
+    files: z.record(z.string(), sha256).optional(),
   }),
   licence: z.string().describe("SPDX identifier, or `unknown`"),
+  /** Beside the licence's name: files in the repository that hold terms, and where the card says that they stand. */
+  terms: z.strictObject({ files: z.array(z.string()), link: z.string().nullable() }).optional(),
   notice: z.string(),
+  /** What wrote it, with its version. */
+  tool: z.string().optional(),
+  quantisation: z
+    .strictObject({ scheme: z.string(), groupSize: z.int().nullable(), format: z.string() })
+    .optional(),
+  /** So many folders, `rank-0-of-2` and on, hold the slices of a tensor-parallel group each. */
+  ranks: z.int().positive().optional(),
+  /** In short what the quality record says. */
+  quality: z
+    .strictObject({
+      file: z.string(),
+      relativeRms: z.number(),
+      /** Of a fixed text before and after; null where no engine here runs the model. */
+      perplexity: z.strictObject({ before: z.number(), after: z.number() }).nullable(),
+    })
+    .optional(),
   addedAt: z.iso.datetime(),
   files: z.record(z.string(), fileSchema),
 });

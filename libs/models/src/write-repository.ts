@@ -10,13 +10,45 @@ export type WriteProgress = (progress: { file: string; bytesDone: number; bytesT
 /** A record without what writing finds out. */
 export type RecordHead = Omit<ModelRecord, "format" | "files" | "addedAt">;
 
+/** What is only known when the other files have been written: more files, and more of the record. */
+export type Afterwards = { files: readonly RepositoryFile[]; head: Partial<RecordHead> };
+
+export type WriteOptions = {
+  onProgress: WriteProgress;
+  signal: AbortSignal | undefined;
+  /** Called when `files` are written. */
+  afterwards?: () => Promise<Afterwards>;
+};
+
 /** Writes all files, then the record. */
 export async function writeRepository(
-  to: ObjectStore,
+  to: Pick<ObjectStore, "put">,
   head: RecordHead,
   files: readonly RepositoryFile[],
-  options: { onProgress: WriteProgress; signal: AbortSignal | undefined },
+  options: WriteOptions,
 ): Promise<ModelRecord> {
+  const digests = await writeFiles(to, files, options);
+  const late = await options.afterwards?.();
+  if (late !== undefined) Object.assign(digests, await writeFiles(to, late.files, options));
+  const record: ModelRecord = {
+    format: "pilotlight-model-1",
+    ...head,
+    ...late?.head,
+    addedAt: new Date().toISOString(),
+    files: digests,
+  };
+  await to.put(RECORD_FILE, `${JSON.stringify(record, null, 2)}\n`, {
+    contentType: "application/json",
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+  });
+  return record;
+}
+
+async function writeFiles(
+  to: Pick<ObjectStore, "put">,
+  files: readonly RepositoryFile[],
+  options: WriteOptions,
+): Promise<ModelRecord["files"]> {
   const bytesTotal = files.reduce((sum, { bytes }) => sum + bytes, 0);
   const digests: ModelRecord["files"] = {};
   const signal = options.signal === undefined ? {} : { signal: options.signal };
@@ -41,17 +73,7 @@ export async function writeRepository(
     }
     digests[file.name] = digest;
   }
-  const record: ModelRecord = {
-    format: "pilotlight-model-1",
-    ...head,
-    addedAt: new Date().toISOString(),
-    files: digests,
-  };
-  await to.put(RECORD_FILE, `${JSON.stringify(record, null, 2)}\n`, {
-    contentType: "application/json",
-    ...signal,
-  });
-  return record;
+  return digests;
 }
 
 /** The record of a complete repository; undefined when there is none or one of its files is missing. */

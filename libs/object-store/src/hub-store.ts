@@ -97,6 +97,10 @@ class HubStore implements ObjectStore {
       .sort((a, b) => compareKeys(a.key, b.key));
   }
 
+  revision({ signal }: { signal?: AbortSignal } = {}): Promise<string> {
+    return this.#sha(signal);
+  }
+
   async put(): Promise<never> {
     throw readOnly(this.uri);
   }

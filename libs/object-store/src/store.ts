@@ -106,6 +106,8 @@ export type ObjectStore = {
   delete(key: string, options?: { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
   /** With `known`, what a listing or `head` said of the object, one request less where the place does not depend on it. */
   locate(key: string, options?: { signal?: AbortSignal; known?: ObjectInfo }): Promise<ByteSource>;
+  /** What a moving name in the URI (a branch) stood for when it was first asked: a commit. Absent where there is no such thing. */
+  revision?(options?: { signal?: AbortSignal }): Promise<string>;
   /** Closes idle connections and locks. The store is not used after it. */
   close(): Promise<void>;
 };

@@ -1,6 +1,6 @@
-// Laying out a new safetensors file: header bytes and where each tensor's data goes. Wider types come first, so that
-// every tensor is aligned to its element (the reference library does the same); within a width the given order
-// stays, because a streaming reader gets its tensors in file order and wants early layers early.
+// Laying out a new safetensors file: header bytes and where each tensor's data goes. The given order stays, because a
+// streaming reader gets its tensors in file order and wants early layers early. Only where that would leave a tensor
+// off its element's alignment, which readers of mapped files need, wider types come first, as the reference library has it.
 import { PlatformError } from "@pilotlight/errors";
 import { DTYPE_BITS, type Dtype, tensorBytes } from "./dtype.ts";
 import { HEADER_BYTES_MAX, LENGTH_BYTES, type TensorEntry } from "./header.ts";
@@ -25,13 +25,11 @@ export function layoutFile(tensors: readonly NewTensor[], metadata: Record<strin
       field: "tensors",
     });
   }
-  const ordered = [...tensors].sort((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
-  let end = 0;
-  const placed = ordered.map((tensor) => {
-    const begin = end;
-    end += tensorBytes(tensor.dtype, tensor.shape);
-    return { ...tensor, begin, end };
-  });
+  const given = place(tensors);
+  const placed = given.every(isAligned)
+    ? given
+    : place([...tensors].sort((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]));
+  const end = placed.at(-1)?.end ?? 0;
   const fields = placed.map(({ name, dtype, shape, begin, end }) => {
     return `${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`;
   });
@@ -45,6 +43,20 @@ export function layoutFile(tensors: readonly NewTensor[], metadata: Record<strin
     }),
   };
 }
+
+type Placed = NewTensor & { begin: number; end: number };
+
+function place(tensors: readonly NewTensor[]): Placed[] {
+  let end = 0;
+  return tensors.map((tensor) => {
+    const begin = end;
+    end += tensorBytes(tensor.dtype, tensor.shape);
+    return { ...tensor, begin, end };
+  });
+}
+
+/** Data begin on a multiple of eight bytes of the file. */
+const isAligned = ({ dtype, begin }: Placed): boolean => (begin * 8) % DTYPE_BITS[dtype] === 0;
 
 function encodeHead(json: string): Uint8Array {
   const text = Buffer.from(json);

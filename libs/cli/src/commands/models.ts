@@ -2,11 +2,18 @@
 import { PlatformError } from "@pilotlight/errors";
 import { Command } from "commander";
 import type { Act } from "../cli.ts";
-import type { GlobalOptions } from "../context.ts";
+import { type GlobalOptions, wholeNumber } from "../context.ts";
+import type { TransformWish } from "../models/model-operations.ts";
 
 type BucketOptions = GlobalOptions & { bucket?: string };
-type AddOptions = BucketOptions & { name?: string; to?: string };
-type GenerateOptions = AddOptions & { seed: string; set?: string[] };
+type PlaceOptions = BucketOptions & { name?: string; to?: string };
+type AddOptions = PlaceOptions & {
+  quantize?: string;
+  groupSize?: string;
+  shardMb?: string;
+  ranks?: string;
+};
+type GenerateOptions = PlaceOptions & { seed: string; set?: string[] };
 
 const operations = () => import("../models/model-operations.ts");
 
@@ -28,11 +35,19 @@ export const modelCommand = (act: Act): Command =>
           "--to <uri>",
           "the very place, instead of a folder in the bucket (s3://…, gs://…, az://…, file:///…)",
         )
+        .option("--quantize <scheme>", "fp8, int8 or int4: smaller weights, with a record of what it costs")
+        .option("--group-size <inputs>", "int4: inputs that share a scale; 128 unless told")
+        .option("--shard-mb <size>", "cut the weights into files of this size at most, MB")
+        .option("--ranks <number>", "a folder per rank of a tensor-parallel group, each with its slices")
         .addHelpText(
           "after",
           `
+All transformation happens now, none when a replica starts.
+
 Examples:
   pilotlight model add smollm2-135m-instruct
+  pilotlight model add smollm2-135m-instruct --quantize int4 --group-size 32
+  pilotlight model add hf://owner/name --to s3://weights/name-fp8 --quantize fp8 --shard-mb 2000
   pilotlight model add all-minilm-l6-v2
   pilotlight model add hf://owner/name@main --name mine
   pilotlight model add hf://owner/name --to s3://weights/name?region=eu-west-1
@@ -40,7 +55,7 @@ Examples:
         )
         .action(
           act<AddOptions>(async (context, options, source = "") => {
-            await (await operations()).add(context, source, options);
+            await (await operations()).add(context, source, options, wishOf(options));
           }),
         ),
     )
@@ -72,6 +87,13 @@ Examples:
           }),
         ),
     );
+
+const wishOf = ({ quantize, groupSize, shardMb, ranks }: AddOptions): TransformWish => ({
+  quantize,
+  groupSize: groupSize === undefined ? undefined : wholeNumber(groupSize, "--group-size", 1),
+  shardMb: shardMb === undefined ? undefined : wholeNumber(shardMb, "--shard-mb", 1),
+  ranks: ranks === undefined ? undefined : wholeNumber(ranks, "--ranks", 1),
+});
 
 const pairOf = (text: string): [string, string] => {
   const at = text.indexOf("=");

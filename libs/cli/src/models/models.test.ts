@@ -53,6 +53,34 @@ test("--to names the very place, and the mirror carries every file's digest", as
   expect(verified.files.map(({ verdict }: { verdict: string }) => verdict)).toEqual(["right"]);
 });
 
+test("a model is quantised while it is added, under a name of its own, and says what that cost", async () => {
+  const bucket = `file://${folder}/quantised`;
+  const model = "generated://llama/tiny?hidden=64&intermediate=128&heads=4&keyValueHeads=2&headSize=16";
+  await run("model", "add", model, "--to", `file://${folder}/plain-64`);
+  const how = ["--quantize", "int4", "--group-size", "32"];
+  const added = await run("model", "add", `${folder}/plain-64`, "--bucket", bucket, ...how);
+  expect(added).toMatchObject({
+    code: 0,
+    out: expect.stringContaining("bucket://models/plain-64-int4 was added"),
+  });
+  expect(added.out).toContain("quantising changed the weights by");
+  expect(added.out).toMatch(/perplexity [\d.]+ before, [\d.]+ after/);
+  const inspected = JSON.parse(
+    (await run("weights", "inspect", `${bucket}/models/plain-64-int4`, "--json")).out,
+  );
+  expect(inspected.dtypes).toMatchObject({ I32: { tensors: expect.any(Number) } });
+});
+
+test.each([
+  [["--quantize", "int2"], "int2"],
+  [["--group-size", "32"], "--group-size belongs to"],
+  [["--ranks", "0"], "--ranks"],
+])("%j is refused", async (how, message) => {
+  const { code, err } = await run("model", "add", "generated://llama/tiny", "--bucket", "file:///x", ...how);
+  expect(code).toBe(2);
+  expect(err).toContain(message);
+});
+
 test("two places are one too many", async () => {
   const { code, err } = await run("model", "add", "x", "--to", "file:///a", "--bucket", "file:///b");
   expect(code).toBe(2);

@@ -4,9 +4,8 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { PlatformError } from "@pilotlight/errors";
-import { writeRepository } from "@pilotlight/models";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
+import { addTransformed } from "@pilotlight/onboarding";
 import {
   Flight,
   listObjects,
@@ -14,7 +13,6 @@ import {
   openSegmentFiles,
   type Repository,
   readRepository,
-  reshard,
   type SegmentMaker,
   type VerifiedFile,
   verifyWeights,
@@ -24,6 +22,7 @@ import { bucketOf, joinUri } from "../endpoints.ts";
 import { Unsuccessful } from "../exit-codes.ts";
 import { formatBytes, formatDuration, formatProgress } from "../text/format.ts";
 import { table } from "../text/table.ts";
+import { version } from "../version.ts";
 import { createLiveView } from "../view/live-view.ts";
 
 const MiB = 1024 * 1024;
@@ -37,7 +36,6 @@ const LOAD_LIMITS = {
 const RESERVE_BYTES = 256 * MiB;
 const PROGRESS_INTERVAL_MS = 250;
 const SHARED_MEMORY = "/dev/shm";
-const RESHARD_RECIPE = "reshard-1";
 
 /** Opens a repository: a URI of any store, `bucket://…` in the platform's bucket, or a folder. */
 async function withRepository<T>(
@@ -215,57 +213,35 @@ async function withSegments(work: (maker: SegmentMaker) => Promise<void>): Promi
 }
 
 /** Writes the repository again, cut into shards of another size, with a record of its own. */
-export function convertShards(
+export async function convertShards(
   context: Context,
   place: string,
   options: { to: string; shardMb: number },
 ): Promise<void> {
-  return withRepository(context, place, async (store, repository) => {
-    const to = openStore(uriOf(context, options.to));
-    try {
-      if (to.uri === store.uri) {
-        throw new PlatformError("invalidArgument", "a repository cannot be cut in place", {
-          field: "to",
-          remedy: "Name another folder with --to.",
-        });
-      }
-      const files = reshard(store, repository, options.shardMb * 1e6);
-      const view = createLiveView(context.terminal);
-      const { name, licence, notice } = repository.record ?? UNRECORDED;
-      const record = await writeRepository(
-        to,
-        {
-          name,
-          licence,
-          notice,
-          recipe: RESHARD_RECIPE,
-          source: { uri: store.uri, revision: "as it was read" },
-        },
-        files,
-        {
-          onProgress: ({ file, ...progress }) =>
-            view.show([
-              {
-                key: file,
-                text: `${file}  ${formatProgress({ ...progress, bytesPerSecond: 0 })}`,
-                fact: file,
-              },
-            ]),
-          signal: context.terminal.interrupted,
-        },
-      );
-      view.end();
-      const shards = Object.keys(record.files).filter((key) => key.endsWith(".safetensors"));
-      context.show({ uri: to.uri, shards, record }, () => [
-        `${to.uri}: ${repository.tensorsTotal} tensors in ${shards.length} files`,
-      ]);
-    } finally {
-      await to.close();
-    }
-  });
+  const to = openStore(uriOf(context, options.to));
+  const view = createLiveView(context.terminal);
+  try {
+    const { record } = await addTransformed({
+      from: uriOf(context, place),
+      to,
+      tool: `pilotlight ${version()}`,
+      transformation: { scheme: null, shardBytesMax: options.shardMb * 1e6, ranks: 1 },
+      onProgress: (progress) => {
+        if (progress.step !== "writing") return;
+        const { file } = progress;
+        view.show([
+          { key: file, text: `${file}  ${formatProgress({ ...progress, bytesPerSecond: 0 })}`, fact: file },
+        ]);
+      },
+      signal: context.terminal.interrupted,
+    });
+    view.end();
+    const shards = Object.keys(record.files).filter((key) => key.endsWith(".safetensors"));
+    context.show({ uri: to.uri, shards, record }, () => [`${to.uri}: weights in ${shards.length} files`]);
+  } finally {
+    await to.close();
+  }
 }
-
-const UNRECORDED = { name: "model", licence: "unknown", notice: "Cut from a repository without a record." };
 
 function progressView(context: Context, bytesTotal: number) {
   const view = createLiveView(context.terminal);
