@@ -5,9 +5,10 @@ import { cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort, startNatsServer } from "@pilotlight/servers";
+import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { type Figures, median } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
-import { SPARE_ROOM_BYTES, type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
+import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { relay } from "./relay.ts";
 import {
   CONNECTIONS,
@@ -81,6 +82,18 @@ export async function run({ smoke, parts = PARTS, rounds }: RunOptions): Promise
   }
 }
 
+/** Undefined where there is none: then the streamers use ordinary shared memory. */
+function hugeMemoryIn(memory: string): string | undefined {
+  const directory = join(memory, "huge");
+  try {
+    mountHugeMemory(directory);
+    return directory;
+  } catch (error) {
+    process.stderr.write(`  ${(error as Error).message}\n`);
+    return undefined;
+  }
+}
+
 class Bench {
   readonly figures: Record<string, number | null> = Object.fromEntries(
     Object.keys(TARGETS).map((key) => [key, null]),
@@ -114,14 +127,16 @@ class Bench {
     const memory = await mkdtemp("/dev/shm/bench-weights-");
     const disk = await mkdtemp(join(tmpdir(), "bench-weights-"));
     const bucket: BenchBucket = await startBucket(memory);
+    const huge = hugeMemoryIn(memory);
     const nats = await startNatsServer({ stateDir: join(disk, "nats"), port: await freePort() });
     const ending = [
       () => bucket.stop(),
       () => nats.stop(),
+      async () => unmountHugeMemory(huge ?? memory),
       () => rm(memory, { recursive: true, force: true }),
       () => rm(disk, { recursive: true, force: true }),
     ];
-    const streamer = { tools, folder: memory, natsUrl: nats.url, env: bucket.env };
+    const streamer = { tools, folder: huge ?? memory, natsUrl: nats.url, env: bucket.env };
     return new Bench(smoke, rounds, { tools, bucket, venv, disk, memory }, streamer, ending);
   }
 
@@ -155,7 +170,7 @@ class Bench {
     await this.#costs(model, direct);
     const times = await this.#alternate({
       ours: () => this.#ours(model, direct),
-      unprepared: () => this.#oursUnprepared(model, direct),
+      ...this.#smallPages(model, direct),
       limit: () => this.#plain(model, direct),
       sequential: () => readPlainly(this.#context, model, direct, 1),
       ...this.#peers({
@@ -225,25 +240,24 @@ class Bench {
   }
 
   /** One load in a fresh streamer: nothing is cached. */
-  async #ours(model: BenchModel, address: string, ranks = 1): Promise<number> {
-    return this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
+  async #ours(model: BenchModel, address: string, ranks = 1, setting = this.#streamer): Promise<number> {
+    return this.#withStreamer(setting, async (streamer) => {
+      await touchMemory(this.#context.tools, model.bytes);
       const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
       if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
       return seconds;
     });
   }
 
-  /** The same on a node whose memory is not ready: every page is allocated while the load goes on. */
-  async #oursUnprepared(model: BenchModel, address: string): Promise<number> {
-    return this.#withStreamer(0, async (streamer) => {
-      await touchMemory(this.#context.tools, model.bytes);
-      return (await streamer.load(modelUri(address, model.name))).seconds;
-    });
+  /** The same where shared memory has no huge pages, unless that is how all of this is measured. */
+  #smallPages(model: BenchModel, address: string): Record<string, () => Promise<number>> {
+    const { memory } = this.#context;
+    if (this.#streamer.folder === memory) return {};
+    return { "small pages": () => this.#ours(model, address, 1, { ...this.#streamer, folder: memory }) };
   }
 
-  async #withStreamer<T>(spareBytes: number, work: (streamer: Streamer) => Promise<T>): Promise<T> {
-    const nodeId = `node-${++this.#names}`;
-    const streamer = await startStreamer({ ...this.#streamer, nodeId, spareBytes });
+  async #withStreamer<T>(setting: StreamerSetting, work: (streamer: Streamer) => Promise<T>): Promise<T> {
+    const streamer = await startStreamer({ ...setting, nodeId: `node-${++this.#names}` });
     try {
       return await work(streamer);
     } finally {
@@ -253,13 +267,20 @@ class Bench {
 
   /** The streamer's own costs, apart from the comparisons. */
   async #costs(model: BenchModel, address: string): Promise<void> {
-    await this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
-      const before = streamer.cpuSeconds();
-      await streamer.load(modelUri(address, model.name));
-      const seconds = streamer.cpuSeconds() - before;
-      this.figures["weights.cores_per_gb_s"] = seconds / (model.bytes / 1e9);
-      this.figures["weights.peak_rss_over_ring_mb"] = streamer.peakPrivateBytes() / 1e6;
-    });
+    const costs: number[] = [];
+    const peaks: number[] = [];
+    for (let round = 0; round < this.#rounds; round++) {
+      await this.#withStreamer(this.#streamer, async (streamer) => {
+        await touchMemory(this.#context.tools, model.bytes);
+        const before = streamer.cpuSeconds();
+        await streamer.load(modelUri(address, model.name));
+        costs.push((streamer.cpuSeconds() - before) / (model.bytes / 1e9));
+        peaks.push(streamer.peakPrivateBytes(model.bytes) / 1e6);
+      });
+    }
+    this.figures["weights.cores_per_gb_s"] = median(costs);
+    this.figures["weights.peak_rss_over_ring_mb"] = Math.max(...peaks);
+    this.notes["weights.cores_per_gb_s"] = costs.map((cost) => cost.toFixed(2)).join(", ");
   }
 
   async #plain(model: BenchModel, address: string): Promise<number> {

@@ -10,6 +10,7 @@ import {
   startNatsServer,
   startPostgresServer,
 } from "@pilotlight/servers";
+import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { type Bucket, startBucket } from "./bucket.ts";
 import { serviceMain, serviceNames } from "./checkout.ts";
 import { holdFolder } from "./hold-folder.ts";
@@ -112,8 +113,11 @@ async function startHeld(
     natsUrl: options.natsUrl ?? nats?.url ?? "",
     bucketUri: bucket.uri,
   };
+  // Before the processes: workers see the folder as it is when they start.
+  const releaseMemory = takeSharedMemory(stateDir);
   const stopServers = async () => {
     await Promise.all([nats?.stop(), postgres?.stop(), bucket.stop()]);
+    releaseMemory();
   };
   const supervisor = new Supervisor({
     logDir,
@@ -233,6 +237,17 @@ async function processSpec(
 /** Shared memory of this platform alone: several may run on one machine. */
 const sharedMemoryDir = (stateDir: string): string =>
   `/dev/shm/pilotlight-${createHash("sha256").update(stateDir).digest("hex").slice(0, 12)}`;
+
+/** With huge pages where that can be had; what to do when the platform has ended. */
+function takeSharedMemory(stateDir: string): () => void {
+  const directory = sharedMemoryDir(stateDir);
+  try {
+    if (process.geteuid?.() === 0) mountHugeMemory(directory);
+  } catch {
+    // The folder as it is does too; the weight streamer's log says which it has.
+  }
+  return () => unmountHugeMemory(directory);
+}
 
 const nodeAgentEnvironment = (options: PlatformOptions): Record<string, string> => ({
   WORKER_IMAGE: options.workerImage,

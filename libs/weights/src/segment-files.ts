@@ -1,5 +1,4 @@
-// Segments as files: in shared memory first (in memory that was made ready ahead, where that is asked for), on disk where that
-// is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
+// Segments as files: in shared memory first (received in place where its pages are huge), on disk where that is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
 // source's own file. Directories belong to one streamer at a time; what a killed one left is removed when the next one starts.
 import { randomUUID } from "node:crypto";
 import {
@@ -13,7 +12,6 @@ import {
   openSync,
   read,
   readdirSync,
-  renameSync,
   rmSync,
   statfsSync,
   statSync,
@@ -24,9 +22,10 @@ import { DatabaseSync } from "node:sqlite";
 import { promisify } from "node:util";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { Mover } from "@pilotlight/streamer";
+import { createMappedFile, hasHugePages, type MappedFile } from "./mapped-file.ts";
 import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
-import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
 
 export type SegmentPlace = {
   /** Created with mode 0750; nothing else may be kept in it. */
@@ -43,8 +42,8 @@ export type SegmentFilesOptions = {
   reserveBytes: number;
   /** Group that may map the segments: that of the workers. Only root can give files to a group; undefined: nobody else. */
   readerGroupId?: number | undefined;
-  /** Shared memory made ready for the next load; absent: each load has its own allocated as it goes. */
-  spare?: SpareSource | undefined;
+  /** Maps shared memory with huge pages, so that bytes are received in place; absent: they are written. */
+  mover?: Pick<Mover, "map"> | undefined;
   /** Told when weights do not fit into shared memory and go to disk. */
   onFallback?: (reason: string) => void;
 };
@@ -54,9 +53,16 @@ const COPY_BYTES = 4 * 1024 * 1024;
 const LOCK_NAME = "owner.lock";
 const readSome = promisify(read);
 
+/** Segments in two directories, until closed. */
+export type SegmentFiles = SegmentMaker & {
+  /** Shared memory has huge pages: loads cost less. */
+  readonly hugePages: boolean;
+  close(): void;
+};
+
 /** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
-export function openSegmentFiles(options: SegmentFilesOptions): SegmentMaker & { close(): void } {
-  return new SegmentFiles(options);
+export function openSegmentFiles(options: SegmentFilesOptions): SegmentFiles {
+  return new OwnedFiles(options);
 }
 
 type Owned = SegmentPlace & {
@@ -67,11 +73,11 @@ type Owned = SegmentPlace & {
   bytesWritten: number;
 };
 
-class SegmentFiles implements SegmentMaker {
+class OwnedFiles implements SegmentFiles {
   readonly #memory: Owned;
   readonly #disk: Owned;
   readonly #options: SegmentFilesOptions;
-  readonly #spare: SpareShelf | undefined;
+  readonly hugePages: boolean;
   #names = 0;
 
   constructor(options: SegmentFilesOptions) {
@@ -83,16 +89,12 @@ class SegmentFiles implements SegmentMaker {
       this.#memory.lock.close();
       throw error;
     }
-    const { spare, readerGroupId } = options;
-    if (spare === undefined) return;
-    const { directory } = this.#memory;
-    this.#spare = new SpareShelf({ ...spare, directory, readerGroupId });
-    this.#prepareSpare();
+    this.hugePages = hasHugePages(this.#memory.directory);
   }
 
   usage(): { bytesUsed: number; bytesMax: number } {
     const { bytesUsed, bytesMax } = this.#memory;
-    return { bytesUsed: bytesUsed - (this.#spare?.bytes ?? 0), bytesMax };
+    return { bytesUsed, bytesMax };
   }
 
   async create(
@@ -102,20 +104,16 @@ class SegmentFiles implements SegmentMaker {
   ): Promise<SegmentSet> {
     const linked = await this.#linkSources(repository.weights, store);
     if (linked !== undefined) return linked;
-    // Its room is part of what is made now.
-    const spare = this.#giveUpSpare(() => this.#spare?.take(repository.bytesTotal));
-    const bytes = spare === undefined ? repository.bytesTotal : bytesInOneFile(repository.weights);
+    const { weights } = repository;
+    const mover = this.hugePages && repository.bytesTotal > 0 ? this.#options.mover : undefined;
+    const bytes = mover === undefined ? repository.bytesTotal : bytesInOneFile(weights);
     const whyNotMemory = this.#makeRoom(this.#memory, bytes, evict);
-    if (whyNotMemory === undefined) {
-      return spare === undefined
-        ? this.#createIn(this.#memory, repository.weights)
-        : this.#adopt(spare, repository.weights);
-    }
-    spare?.discard();
-    const whyNotDisk = this.#makeRoom(this.#disk, bytes, evict);
+    if (whyNotMemory === undefined)
+      return mover === undefined ? this.#createIn(this.#memory, weights) : this.#map(mover, weights);
+    const whyNotDisk = this.#makeRoom(this.#disk, repository.bytesTotal, evict);
     if (whyNotDisk === undefined) {
       this.#options.onFallback?.(whyNotMemory);
-      return this.#createIn(this.#disk, repository.weights);
+      return this.#createIn(this.#disk, weights);
     }
     throw new PlatformError(
       "resourceExhausted",
@@ -154,7 +152,6 @@ class SegmentFiles implements SegmentMaker {
   }
 
   close(): void {
-    this.#giveUpSpare(() => this.#spare?.close());
     for (const place of [this.#memory, this.#disk]) {
       sweep(place.directory);
       place.lock.close();
@@ -166,37 +163,8 @@ class SegmentFiles implements SegmentMaker {
     while (true) {
       const reason = this.#shortage(place, bytes);
       if (reason === undefined || bytes > place.bytesMax) return reason;
-      // What is only ready goes before what is held.
-      if (place.kind === "memory" && this.#spare !== undefined && this.#spare.bytes > 0) {
-        this.#giveUpSpare(() => this.#spare?.discard());
-      } else if (!evict(place.kind)) return reason;
+      if (!evict(place.kind)) return reason;
     }
-  }
-
-  /** Does something that may take or discard the spare memory; its room is free afterwards if it did. */
-  #giveUpSpare<T>(step: () => T): T {
-    const { bytes = 0, bytesReady = 0 } = this.#spare ?? {};
-    const result = step();
-    if (this.#spare?.bytes === 0) {
-      this.#memory.bytesUsed -= bytes;
-      this.#memory.bytesWritten -= bytesReady;
-    }
-    return result;
-  }
-
-  /** Makes memory ready for the next load, where there is room for it. */
-  #prepareSpare(): void {
-    const shelf = this.#spare;
-    if (
-      shelf === undefined ||
-      shelf.bytes > 0 ||
-      this.#shortage(this.#memory, shelf.bytesWanted) !== undefined
-    )
-      return;
-    shelf.prepare((bytesReady) => {
-      this.#memory.bytesWritten += bytesReady;
-    });
-    this.#memory.bytesUsed += shelf.bytes;
   }
 
   #shortage(place: Owned, bytes: number): string | undefined {
@@ -209,7 +177,7 @@ class SegmentFiles implements SegmentMaker {
   }
 
   #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
-    const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpare());
+    const set = new FileSet(place, this.#options.readerGroupId);
     try {
       for (const { bytes } of weights) set.add(this.#newPath(place), bytes);
     } catch (error) {
@@ -219,13 +187,19 @@ class SegmentFiles implements SegmentMaker {
     return set;
   }
 
-  /** All files one after the other in memory that is ready. */
-  #adopt(spare: SpareMemory, weights: readonly WeightFile[]): SegmentSet {
-    const set = new FileSet(this.#memory, this.#options.readerGroupId, () => this.#prepareSpare());
+  /** All files one after the other in mapped memory. */
+  #map(mover: Pick<Mover, "map">, weights: readonly WeightFile[]): SegmentSet {
+    const { readerGroupId } = this.#options;
+    const options = {
+      path: this.#newPath(this.#memory),
+      bytes: bytesInOneFile(weights),
+      readerGroupId,
+      mover,
+    };
+    const set = new FileSet(this.#memory, readerGroupId);
     try {
-      set.adopt(this.#newPath(this.#memory), spare, weights);
+      set.adopt(createMappedFile(options), weights);
     } catch (error) {
-      spare.discard();
       throw toPlatformError(error);
     }
     return set;
@@ -280,54 +254,44 @@ class FileSet implements SegmentSet {
   readonly segments: Segment[] = [];
   readonly #place: Owned;
   readonly #readerGroupId: number | undefined;
-  readonly #onRoom: () => void;
   bytes = 0;
   #written = 0;
-  #open = 0;
   #removed = false;
 
-  /** `onRoom` is told when everything was written, and when the segments are gone. */
-  constructor(place: Owned, readerGroupId: number | undefined, onRoom: () => void) {
+  constructor(place: Owned, readerGroupId: number | undefined) {
     this.#place = place;
     this.#readerGroupId = readerGroupId;
-    this.#onRoom = onRoom;
   }
 
   /** A segment in a file of its own. */
   add(path: string, bytes: number): void {
     const descriptor = openSync(path, "wx", 0o640);
     const close = (): void => closeSync(descriptor);
-    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, 1, close);
+    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, close);
     if (this.#readerGroupId !== undefined)
       fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
-    this.#hold(bytes, 0);
+    this.#hold(bytes);
     ftruncateSync(descriptor, bytes);
   }
 
-  /** Segments for all of the weights in one file, whose pages are ready as far as the spare memory reaches. */
-  adopt(path: string, spare: SpareMemory, weights: readonly Pick<WeightFile, "bytes">[]): void {
-    const total = bytesInOneFile(weights);
-    const { descriptor, memory } = spare;
-    ftruncateSync(descriptor, total);
-    renameSync(spare.path, path);
+  /** Segments for all of the weights in one file, which is as long as they are. */
+  adopt({ path, descriptor, memory, close: closeFile }: MappedFile, weights: readonly WeightFile[]): void {
+    this.#hold(bytesInOneFile(weights));
     let open = weights.length;
     const close = (): void => {
       open -= 1;
-      if (open === 0) spare.close();
+      if (open === 0) closeFile();
     };
-    const ready = Math.min(total, spare.bytesReady);
-    this.#hold(total, ready);
     let base = 0;
     for (const { bytes } of weights) {
-      this.#push({ path, base, bytes, descriptor, memory }, total === 0 ? 0 : 1 - ready / total, close);
+      this.#push({ path, base, bytes, descriptor, memory }, close);
       base += wholePages(bytes);
     }
   }
 
-  #hold(bytes: number, written: number): void {
+  #hold(bytes: number): void {
     this.bytes += bytes;
     this.#place.bytesUsed += bytes;
-    this.#fill(written);
   }
 
   #fill(bytes: number): void {
@@ -335,23 +299,18 @@ class FileSet implements SegmentSet {
     this.#place.bytesWritten += bytes;
   }
 
-  /** `newShare`: of what is written to it, so much takes pages that were not there before. */
   #push(
     segment: Pick<Segment, "path" | "base" | "bytes" | "memory"> & { descriptor: number },
-    newShare: number,
     close: () => void,
   ): void {
     const { base, descriptor } = segment;
     let open = true;
-    this.#open += 1;
     const seal = (): void => {
       if (!open) return;
       open = false;
       close();
-      this.#open -= 1;
-      if (this.#open === 0) this.#onRoom();
     };
-    const filled = (count: number): void => this.#fill(count * newShare);
+    const filled = (count: number): void => this.#fill(count);
     const write = (data: Uint8Array, at: number): void => {
       writeFully(descriptor, data, base + at);
       filled(data.byteLength);
@@ -394,7 +353,6 @@ class FileSet implements SegmentSet {
     }
     this.#place.bytesUsed -= this.bytes;
     this.#place.bytesWritten -= this.#written;
-    this.#onRoom();
   }
 }
 

@@ -27,12 +27,11 @@ export const config = defineConfig("weight-streamer", {
     "/var/lib/pilotlight/weight-streamer",
     "Folder for segments that do not fit into shared memory.",
   ),
-  segmentDir: text("", "Folder of shared memory for segments; empty: /dev/shm/pilotlight-<user id>-<node>."),
-  memoryBytesMax: bytes(4096 * MIB, "Weights held in shared memory at most."),
-  spareBytes: bytes(
-    0,
-    "Shared memory made ready while the node is idle, for the next load: the size of the weights that usually come; 0: none.",
+  segmentDir: text(
+    "",
+    "Folder of shared memory for segments; empty: /dev/shm/pilotlight-<user id>-<node>. Loads cost least where a tmpfs with huge=within_size is mounted there.",
   ),
+  memoryBytesMax: bytes(4096 * MIB, "Weights held in shared memory at most."),
   diskBytesMax: bytes(
     16_384 * MIB,
     "Weights held on disk at most, where shared memory is too small; 0 turns it off.",
