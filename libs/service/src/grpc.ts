@@ -122,7 +122,11 @@ export async function serveGrpc(address: string, services: readonly GrpcService[
     address: address.startsWith("unix:") ? address : address.replace(/:\d+$/, `:${port}`),
     close: (timeoutMs) =>
       new Promise((resolve) => {
-        const force = setTimeout(() => server.forceShutdown(), timeoutMs);
+        // The server may forget to say that it ended when its last connection ends at the same time.
+        const force = setTimeout(() => {
+          server.forceShutdown();
+          resolve();
+        }, timeoutMs);
         server.tryShutdown(() => {
           clearTimeout(force);
           resolve();
