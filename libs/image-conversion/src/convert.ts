@@ -107,6 +107,24 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertedIm
   }
 }
 
+/** Converts an opened image with the usual limits, unless the bucket has it. Throws as `convertImage` does. */
+export async function convertOpened(
+  image: OpenedImage,
+  bucket: ObjectStore,
+  signal: AbortSignal,
+): Promise<void> {
+  if ((await readImageManifest(bucket, image.manifestDigest, signal)) !== undefined) return;
+  const progress = new ProgressMeter(() => undefined, Date.now);
+  const stop = new AbortController();
+  try {
+    const either = AbortSignal.any([signal, stop.signal]);
+    const layers = await convertLayers(image, bucket, DEFAULT_CONVERT_LIMITS, progress, stop, either);
+    await writeImage(image, layers, bucket, DEFAULT_CONVERT_LIMITS, progress, either);
+  } finally {
+    stop.abort();
+  }
+}
+
 async function convertLayers(
   image: OpenedImage,
   bucket: ObjectStore,
