@@ -62,6 +62,16 @@ export const config = defineConfig("node-agent", {
     [],
     "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
   ),
+  containerdSocket: text(
+    "",
+    "Socket on which this node's containerd gets snapshots from the agent (docs/containerd.md); empty: it gets none.",
+  ),
+  containerdDir: text("", "Folder for those snapshots, on a local disk; empty: in stateDir."),
+  containerdLookupTimeoutMs: durationMs(
+    5_000,
+    "Longest look for a converted image when containerd pulls one; afterwards its layers are fetched.",
+    { min: 100 },
+  ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
   workerAdvertisedHost: text(

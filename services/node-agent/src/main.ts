@@ -1,11 +1,12 @@
 // The node agent: wires the image file system to the agent.
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { eitherRuntime, imagefsRuntime } from "@pilotlight/compute";
 import { toPlatformError } from "@pilotlight/errors";
 import { openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
 import { dockerConfigCredentials } from "@pilotlight/oci";
 import { runService } from "@pilotlight/service";
+import { startSnapshotter } from "@pilotlight/snapshotter";
 import { shareImages } from "./adapters/image-peers.ts";
 import { pullInTurn } from "./adapters/pull-in-turn.ts";
 import { pulledImages } from "./adapters/pulled-images.ts";
@@ -16,13 +17,16 @@ await runService({
   config,
   logFields: ({ nodeId }) => ({ nodeId }),
   async start(context) {
+    const { containerdSocket, containerdDir, containerdLookupTimeoutMs } = context.config;
     const { bucketUri, imageCacheDir, imageCacheBytesMax, stateDir, stopReplicasOnExit } = context.config;
     await startAgent(context, async (directory) => {
       const imagefs = openImagefs({
-        cacheDir: imageCacheDir === "" ? join(stateDir, "image-cache") : imageCacheDir,
+        cacheDir: resolve(imageCacheDir === "" ? join(stateDir, "image-cache") : imageCacheDir),
         cacheBytesMax: imageCacheBytesMax,
       });
-      context.onStop("images", () => (stopReplicasOnExit ? imagefs.stop() : imagefs.close()));
+      // What containerd runs stands on the same mounts: they stay.
+      const stopsMounts = stopReplicasOnExit && containerdSocket === "";
+      context.onStop("images", () => (stopsMounts ? imagefs.stop() : imagefs.close()));
       const { imageMountMethod: method, registryCredentialsFile, plainHttpRegistries } = context.config;
       const learnStarts = !bucketUri.startsWith("file:");
       // The first start does not wait for them; a platform on one machine spares their memory until then.
@@ -30,20 +34,30 @@ await runService({
         void imagefs.ready().catch((error: unknown) => {
           context.log.warn("the mounting processes do not start", { error: toPlatformError(error) });
         });
-      const converted = imagefsRuntime({
-        imagefs,
-        bucket: openStore(bucketUri),
-        directory,
-        method,
-        learnStarts,
-      });
-      const pulled = pulledImages(join(stateDir, "pulled"), method, {
+      const bucket = openStore(bucketUri);
+      const converted = imagefsRuntime({ imagefs, bucket, directory, method, learnStarts });
+      const registry = {
         plainHttpRegistries,
         ...(registryCredentialsFile !== "" && {
           credentials: dockerConfigCredentials(registryCredentialsFile),
         }),
-      });
+      };
+      const pulled = pulledImages(join(stateDir, "pulled"), method, registry);
       context.onStop("pulled images", () => pulled.close(stopReplicasOnExit));
+      if (containerdSocket !== "") {
+        const stop = await startSnapshotter({
+          socket: resolve(containerdSocket),
+          directory: resolve(containerdDir === "" ? join(stateDir, "containerd") : containerdDir),
+          bucket,
+          imagefs,
+          method,
+          registry,
+          imageConverterAddress: context.config.imageConverterAddress,
+          learnStarts,
+          lookupTimeoutMs: containerdLookupTimeoutMs,
+        });
+        context.onStop("containerd's snapshots", stop);
+      }
       return {
         // What was pulled before the setting changed is still served.
         runtime: eitherRuntime(converted, pulled.runtime),

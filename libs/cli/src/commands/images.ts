@@ -11,6 +11,7 @@ import { table } from "../text/table.ts";
 
 type Options = GlobalOptions & RegistryChoice & { bucket?: string };
 type MountOptions = Options & { cache: string; method: "auto" | "fanotify" | "fuse" | "extract" };
+type SnapshotterOptions = MountOptions & { socket: string; directory: string; converter: string };
 type VerifyOptions = Options & { against?: string; scratch?: string };
 type GarbageOptions = Options & { keep?: string[]; all?: boolean; grace: string; dryRun?: boolean };
 
@@ -212,9 +213,46 @@ const unmountCommand = (act: Act): Command =>
       }),
     );
 
+const snapshotterCommand = (act: Act): Command =>
+  withRegistry(
+    new Command("snapshotter")
+      .description(
+        "Serves a containerd here: its containers start from converted images under their ordinary names.",
+      )
+      .option("--bucket <uri>", "another bucket than the platform's")
+      .option("--socket <path>", "where containerd finds it", "/run/pilotlight/snapshotter.sock")
+      .option(
+        "--directory <directory>",
+        "for snapshots and cache, on a local disk",
+        "/var/lib/pilotlight/containerd",
+      )
+      .option("--method <method>", "auto, fanotify, fuse, or extract: unpack layers as ever", "auto")
+      .option(
+        "--converter <host:port>",
+        "image converter that is asked for images that are not converted yet",
+        "",
+      ),
+  )
+    .addHelpText(
+      "after",
+      `
+Runs as root until Ctrl-C, in containerd's mount namespace. Images stay mounted when it ends, and it finds them again.
+docs/containerd.md says what containerd, Kubernetes and Docker need to be told. The node agent has the same as a setting.
+
+Examples:
+  pilotlight image snapshotter --bucket s3://images?region=eu-west-1
+  ctr images pull --snapshotter pilotlight registry.example/team/worker:1.2`,
+    )
+    .action(
+      act<SnapshotterOptions>(async (context, options) => {
+        const { serveContainerd } = await import("../images/snapshotter.ts");
+        await serveContainerd(context, { ...options, bucket: options.bucket, registry: options });
+      }),
+    );
+
 export const imageCommand = (act: Act): Command => {
   const image = new Command("image").description(
-    "Images: convert, list, inspect, verify, profile, mount, seed, gc.",
+    "Images: convert, list, inspect, verify, profile, mount, seed, gc; a snapshotter for containerd.",
   );
   for (const command of [
     convertCommand,
@@ -226,6 +264,7 @@ export const imageCommand = (act: Act): Command => {
     seedCommand,
     unmountCommand,
     garbageCommand,
+    snapshotterCommand,
   ])
     image.addCommand(command(act));
   return image;
