@@ -29,6 +29,8 @@ export async function findContainerds(): Promise<ContainerdVersion[]> {
 }
 
 export type Containerd = {
+  /** Its socket. */
+  address: string;
   ctr(...args: string[]): Promise<string>;
   /** Pulls as a kubelet does, over the CRI; the image is in the namespace k8s.io. */
   criPull(reference: string): Promise<void>;
@@ -63,6 +65,7 @@ export async function startContainerd(
   });
   const cri = new Client(`unix:${address}`, credentials.createInsecure());
   return {
+    address,
     ctr,
     criPull: (reference) => criPull(cri, reference),
     async stop() {

@@ -1,0 +1,208 @@
+// One machine of a test: a registry with three images, of which one is converted, a node agent with its snapshotter, a
+// containerd on it, and a converter that only listens.
+//   tools     converted
+//   sibling   begins with the same layer as `tools`, not converted
+//   stranger  shares nothing, not converted
+import { readFileSync } from "node:fs";
+import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { ImageConverterService } from "@pilotlight/contracts";
+import { convertImage } from "@pilotlight/image-conversion";
+import { openImagefs } from "@pilotlight/imagefs";
+import { openStore } from "@pilotlight/object-store";
+import {
+  hostPlatform,
+  type LayerSource,
+  MERGED_USR_LINKS,
+  sharedLibrarySources,
+  writeOciLayout,
+} from "@pilotlight/oci";
+import { freePort, runCommand } from "@pilotlight/servers";
+import { type GrpcDoor, grpcService, serveGrpc } from "@pilotlight/service";
+import { type ServiceProcess, startServiceProcess, startTestNats } from "@pilotlight/testing";
+import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
+import { type ImageRegistry, startImageRegistry } from "./image-registry.ts";
+
+const AGENT = new URL("../../services/node-agent/src/main.ts", import.meta.url);
+const PROGRAMS = ["sh", "cat", "sleep"];
+const GREETINGS = { tools: "hello again\n", sibling: "from a sibling\n", stranger: "from afar\n" };
+
+export type ImageName = keyof typeof GREETINGS;
+export const IMAGE_NAMES = Object.keys(GREETINGS) as ImageName[];
+
+/** Why no container can be started here; undefined: one can. */
+export async function containerHindrance(): Promise<string | undefined> {
+  if (process.geteuid?.() !== 0) return "it needs root";
+  return runCommand("runc", ["--version"]).then(
+    () => undefined,
+    () => "runc is not installed",
+  );
+}
+
+export class ContainerdNode {
+  readonly folder: string;
+  readonly registry: ImageRegistry;
+  readonly containerd: Containerd;
+  /** Images that the converter was asked for. */
+  readonly asked: string[];
+  readonly #environment: Record<string, string>;
+  readonly #digests: ReadonlyMap<string, string>;
+  readonly #stops: (() => Promise<unknown>)[];
+  #agent: ServiceProcess;
+
+  private constructor(
+    parts: Pick<ContainerdNode, "folder" | "registry" | "containerd" | "asked">,
+    environment: Record<string, string>,
+    digests: ReadonlyMap<string, string>,
+    agent: ServiceProcess,
+    stops: (() => Promise<unknown>)[],
+  ) {
+    ({
+      folder: this.folder,
+      registry: this.registry,
+      containerd: this.containerd,
+      asked: this.asked,
+    } = parts);
+    this.#environment = environment;
+    this.#digests = digests;
+    this.#agent = agent;
+    this.#stops = stops;
+  }
+
+  static async start(version: ContainerdVersion): Promise<ContainerdNode> {
+    const folder = await realpath(await mkdtemp(join(tmpdir(), "ctrd-")));
+    const digests = await writeImages(join(folder, "layouts"));
+    const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
+    const bucketUri = `file://${folder}/bucket`;
+    await convertImage({ source: `oci://${folder}/layouts/tools:v1`, bucket: openStore(bucketUri) });
+    const asked: string[] = [];
+    const [registry, converter, nats] = await Promise.all([
+      startImageRegistry(new Map(layouts)),
+      serveConverter(asked),
+      startTestNats(),
+    ]);
+    const socket = join(folder, "s.sock");
+    const environment = {
+      NATS_URL: nats.url,
+      STATE_DIR: join(folder, "state"),
+      BUCKET_URI: bucketUri,
+      GRPC_PORT: String(await freePort()),
+      ADMIN_PORT: "0",
+      IMAGE_CONVERTER_ADDRESS: converter.address,
+      SEGMENT_DIRS: join(folder, "segments"),
+      CONTAINERD_SOCKET: socket,
+      ACCELERATORS: "1",
+    };
+    const agent = await startServiceProcess(AGENT, environment);
+    const containerd = await startContainerd(version, join(folder, "containerd"), socket);
+    const stops = [() => converter.close(0), () => registry.close(), () => nats.stop()];
+    return new ContainerdNode({ folder, registry, containerd, asked }, environment, digests, agent, stops);
+  }
+
+  get snapshotDirectory(): string {
+    return join(this.folder, "state/containerd");
+  }
+
+  reference(image: ImageName): string {
+    return `${this.registry.host}/${image}:v1`;
+  }
+
+  /** By its digest, as the converter is asked for it. */
+  pinned(image: ImageName): string {
+    return `${this.reference(image)}@${this.#digests.get(image)}`;
+  }
+
+  /** Digests of the image's layers. */
+  layersOf(image: ImageName): string[] {
+    const digest = (this.#digests.get(image) ?? "").replace("sha256:", "");
+    const manifest = readFileSync(join(this.folder, "layouts", image, "blobs/sha256", digest), "utf8");
+    return (JSON.parse(manifest) as { layers: { digest: string }[] }).layers.map((layer) => layer.digest);
+  }
+
+  /** A container's name: runc knows those of the whole machine. */
+  named(id: string): string {
+    return `${id}-${basename(this.folder)}`;
+  }
+
+  /** Runs an image of containerd to its end; gives its output. */
+  run(image: ImageName, id: string, ...command: string[]): Promise<string> {
+    const what = [this.reference(image), this.named(id), ...command];
+    return this.containerd.ctr("run", "--rm", "--snapshotter", "pilotlight", ...what);
+  }
+
+  async killAgent(): Promise<void> {
+    await this.#agent.kill("SIGKILL");
+  }
+
+  async startAgent(): Promise<void> {
+    this.#agent = await startServiceProcess(AGENT, this.#environment);
+  }
+
+  /** Ends what mounts images, and their mounts, as the end of a machine does. */
+  async endMounting(): Promise<void> {
+    await openImagefs({ cacheDir: join(this.folder, "state/image-cache") }).stop();
+  }
+
+  /** Mount points in the agent's folder. */
+  mounts(): string[] {
+    return readFileSync("/proc/self/mountinfo", "utf8")
+      .split("\n")
+      .map((line) => line.split(" ")[4] ?? "")
+      .filter((path) => path.startsWith(join(this.folder, "state/")));
+  }
+
+  async stop(): Promise<void> {
+    await this.containerd.stop();
+    await this.#agent.stop();
+    await this.endMounting();
+    for (const stop of this.#stops) await stop();
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+async function writeImages(directory: string): Promise<Map<string, string>> {
+  const base = await baseLayer();
+  const greeting = (image: ImageName): LayerSource[] => [{ to: "/greeting", content: GREETINGS[image] }];
+  const images: Record<ImageName, LayerSource[][]> = {
+    tools: [base, [{ to: "/greeting", content: "hello\n" }], greeting("tools")],
+    sibling: [base, greeting("sibling")],
+    stranger: [[...base, { to: "/stranger", content: "" }], greeting("stranger")],
+  };
+  const digests = new Map<string, string>();
+  for (const [image, layers] of Object.entries(images)) {
+    const { manifestDigest } = await writeOciLayout({
+      directory: join(directory, image),
+      tag: "v1",
+      platform: hostPlatform(),
+      gzipLevel: 1,
+      layers,
+      run: { cmd: ["cat", "/greeting"], env: { PATH: "/usr/bin" } },
+    });
+    digests.set(image, manifestDigest);
+  }
+  return digests;
+}
+
+/** A few programs with what they need. */
+async function baseLayer(): Promise<LayerSource[]> {
+  const paths = await Promise.all(PROGRAMS.map((program) => realpath(`/usr/bin/${program}`)));
+  return [
+    ...MERGED_USR_LINKS,
+    ...(await sharedLibrarySources(paths)),
+    ...paths.map((from, i) => ({ from, to: `/usr/bin/${PROGRAMS[i]}` })),
+    { to: "/etc/passwd", content: "root:x:0:0:root:/:/usr/bin/sh\n" },
+    ...["/proc", "/sys", "/dev"].map((to) => ({ to, directory: true as const })),
+  ];
+}
+
+const serveConverter = (asked: string[]): Promise<GrpcDoor> =>
+  serveGrpc("127.0.0.1:0", [
+    grpcService(ImageConverterService, {
+      async *ensureImage({ image }) {
+        asked.push(image);
+        yield { event: { case: "ready", value: { image } } };
+      },
+      listImages: async () => ({}),
+    }),
+  ]);
