@@ -20,8 +20,12 @@ const CACHE_DIR = join(homedir(), ".cache/pilotlight/imagefs");
 
 /** Options for images that a registry has to resolve. */
 const withRegistry = (command: Command): Command =>
+  withCredentials(
+    command.option("--platform <platform>", "of an image index, e.g. linux/amd64; default: this machine's"),
+  );
+
+const withCredentials = (command: Command): Command =>
   command
-    .option("--platform <platform>", "of an image index, e.g. linux/amd64; default: this machine's")
     .option("--registry-config <file>", "Docker's config.json with credentials; default: anonymous")
     .option("--plain-http <host...>", "registries spoken to without TLS; loopback ones always are");
 
@@ -214,7 +218,7 @@ const unmountCommand = (act: Act): Command =>
     );
 
 const snapshotterCommand = (act: Act): Command =>
-  withRegistry(
+  withCredentials(
     new Command("snapshotter")
       .description(
         "Serves a containerd here: its containers start from converted images under their ordinary names.",
