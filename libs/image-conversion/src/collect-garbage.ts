@@ -7,6 +7,7 @@
 //       reference.
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import {
+  CHAINS_PREFIX,
   decodeLayerChunks,
   digestHex,
   HOT_PREFIX,
@@ -86,6 +87,8 @@ async function sweepImages(
         await remove(options, info, report);
     }
   }
+  for (const info of await list(options, CHAINS_PREFIX))
+    if (gone.has(info.key.slice(info.key.lastIndexOf("/") + 1))) await remove(options, info, report);
   return { packs, diffIds };
 }
 

@@ -27,6 +27,7 @@ import {
   type RegistryOptions,
 } from "@pilotlight/oci";
 import { BufferPool } from "./buffer-pool.ts";
+import { enterChains } from "./chains.ts";
 import { convertLayer, type LayerContext, readLayerRecord } from "./convert-layer.ts";
 import { encodeChunk } from "./encode-chunk.ts";
 import { KnownChunks, loadKnownChunks } from "./known-chunks.ts";
@@ -91,11 +92,15 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertedIm
     });
     progress.resolved(image.manifestDigest);
     const existing = await readImageManifest(request.bucket, image.manifestDigest, signal);
-    if (existing !== undefined) return result(request, image, existing, progress, true);
+    if (existing !== undefined) {
+      await enterChains(request.bucket, image.manifestDigest, existing.ociConfig, signal);
+      return result(request, image, existing, progress, true);
+    }
     progress.phase("layers");
     const layers = await convertLayers(image, request.bucket, limits, progress, stop, signal);
     progress.phase("assembling");
     const written = await writeImage(image, layers, request.bucket, limits, progress, signal);
+    await enterChains(request.bucket, image.manifestDigest, written.manifest.ociConfig, signal);
     progress.phase("done");
     return result(request, image, written.manifest, progress, !written.created);
   } catch (error) {

@@ -1,4 +1,5 @@
 // Conversion as a library: no bus, no database. The image-converter service, the command line and benchmarks wire it.
+export { chainIdsOf, imagesOfChain } from "./chains.ts";
 export { collectGarbage, type GarbageOptions, type GarbageReport } from "./collect-garbage.ts";
 export { type ConvertedImage, type ConvertRequest, convertImage } from "./convert.ts";
 export { convertPrefix, type PrefixRequest } from "./convert-prefix.ts";

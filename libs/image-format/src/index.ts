@@ -26,6 +26,8 @@ export {
   type IndexPack,
 } from "./image-index.ts";
 export {
+  CHAINS_PREFIX,
+  chainKey,
   digestHex,
   HOT_PREFIX,
   hotKey,

@@ -22,6 +22,12 @@ export const LAYERS_PREFIX = "layers/";
 /** The image object of a converted OCI manifest. */
 export const imageKey = (manifestDigest: string): string => `${IMAGES_PREFIX}${digestHex(manifestDigest)}`;
 
+export const CHAINS_PREFIX = "chains/";
+
+/** The entry of an image under one of its chain IDs; without an image, what all entries of the chain ID begin with. */
+export const chainKey = (chainId: string, manifestDigest?: string): string =>
+  `${CHAINS_PREFIX}${digestHex(chainId)}/${manifestDigest === undefined ? "" : digestHex(manifestDigest)}`;
+
 export const PROFILES_PREFIX = "profiles/";
 export const HOT_PREFIX = "hot/";
 
