@@ -112,3 +112,43 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
     expect(node.mounts().filter((path) => path.startsWith(node.snapshotDirectory))).toEqual([]);
   });
 });
+
+describe("a client that does not say which image it pulls", () => {
+  const version = containerds.find(({ major }) => major === 2);
+  const why = hindrance ?? (version === undefined ? "containerd 2 is not installed" : undefined);
+  let node: ContainerdNode;
+
+  beforeAll(async () => {
+    if (why === undefined && version !== undefined)
+      node = await ContainerdNode.start(version, { namesImages: false });
+  });
+  afterAll(() => node?.stop());
+
+  const pull = (image: ImageName) =>
+    node.containerd.ctr(
+      "images",
+      "pull",
+      "--plain-http",
+      "--snapshotter",
+      "pilotlight",
+      node.reference(image),
+    );
+
+  test("gets converted images by what their layers are called", async (context) => {
+    if (why !== undefined) return context.skip(why);
+    await pull("tools");
+    const read = node.registry.blobsRead();
+    for (const layer of node.layersOf("tools")) expect(read).not.toContain(layer);
+    expect(await node.run("tools", "unnamed")).toContain("hello again");
+  });
+
+  test("fetches of other images what no converted one has", async (context) => {
+    if (why !== undefined) return context.skip(why);
+    const [shared = "", own = ""] = node.layersOf("sibling");
+    await pull("sibling");
+    const read = node.registry.blobsRead();
+    expect(read).not.toContain(shared);
+    expect(read).toContain(own);
+    expect(await node.run("sibling", "unnamed-sibling")).toContain("from a sibling");
+  });
+});

@@ -37,16 +37,18 @@ export type Containerd = {
   stop(): Promise<void>;
 };
 
-/** Starts it with its state in `directory`. `socket`: the snapshotter's. */
+/** Starts it with its state in `directory`. `socket`: the snapshotter's; `namesImages`: whether it is told which image is pulled. */
 export async function startContainerd(
   version: ContainerdVersion,
   directory: string,
   socket: string,
+  namesImages: boolean,
 ): Promise<Containerd> {
   await mkdir(directory, { recursive: true });
   const config = join(directory, "config.toml");
   const address = join(directory, "c.sock");
-  await writeFile(config, (version.major === 1 ? configOf1 : configOf2)(directory, address, socket));
+  const configOf = version.major === 1 ? configOf1 : configOf2;
+  await writeFile(config, configOf(directory, address, plugIn(socket, namesImages)));
   const env = { ...process.env, PATH: `${version.directory}:${process.env.PATH}` };
   const ctr = (...args: string[]) =>
     runCommand(join(version.directory, "ctr"), ["--address", address, "--namespace", "k8s.io", ...args], {
@@ -91,21 +93,21 @@ function criPull(client: Client, reference: string): Promise<void> {
   });
 }
 
-const plugIn = (socket: string) => `
+const plugIn = (socket: string, namesImages: boolean) => `
 [proxy_plugins.pilotlight]
   type = "snapshot"
   address = "${socket}"
   [proxy_plugins.pilotlight.exports]
-    enable_remote_snapshot_annotations = "true"
+    enable_remote_snapshot_annotations = "${namesImages}"
 `;
 
-const configOf2 = (directory: string, address: string, socket: string) => `version = 3
+const configOf2 = (directory: string, address: string, proxyPlugin: string) => `version = 3
 root = "${directory}/root"
 state = "${directory}/state"
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "${address}"
-${plugIn(socket)}
+${proxyPlugin}
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "pilotlight"
   disable_snapshot_annotations = false
@@ -116,13 +118,13 @@ ${plugIn(socket)}
   snapshotter = "pilotlight"
 `;
 
-const configOf1 = (directory: string, address: string, socket: string) => `version = 2
+const configOf1 = (directory: string, address: string, proxyPlugin: string) => `version = 2
 root = "${directory}/root"
 state = "${directory}/state"
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "${address}"
-${plugIn(socket)}
+${proxyPlugin}
 [plugins."io.containerd.grpc.v1.cri"]
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".containerd]

@@ -70,7 +70,8 @@ export class ContainerdNode {
     this.#stops = stops;
   }
 
-  static async start(version: ContainerdVersion): Promise<ContainerdNode> {
+  /** `namesImages`: whether containerd says which image it pulls. */
+  static async start(version: ContainerdVersion, { namesImages = true } = {}): Promise<ContainerdNode> {
     const folder = await realpath(await mkdtemp(join(tmpdir(), "ctrd-")));
     const digests = await writeImages(join(folder, "layouts"));
     const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
@@ -95,7 +96,7 @@ export class ContainerdNode {
       ACCELERATORS: "1",
     };
     const agent = await startServiceProcess(AGENT, environment);
-    const containerd = await startContainerd(version, join(folder, "containerd"), socket);
+    const containerd = await startContainerd(version, join(folder, "containerd"), socket, namesImages);
     const stops = [() => converter.close(0), () => registry.close(), () => nats.stop()];
     return new ContainerdNode({ folder, registry, containerd, asked }, environment, digests, agent, stops);
   }

@@ -1,17 +1,18 @@
 // Converted images as directories that snapshots stand on: found in the bucket, mounted once for all snapshots, unmounted
 // when no snapshot needs them.
-//   I1. A layer is promised only after its whole image was mounted: an image that cannot be mounted is unpacked ordinarily.
+//   I1. A layer of an image that was named is promised only after the whole image was mounted: one that cannot be mounted is
+//       unpacked ordinarily.
 //   I2. Nobody is given a directory that is not mounted: containerd would start a container in an empty root.
 //   I3. A mount goes only while nobody is about to use it.
 import { mkdir, readdir, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { toPlatformError } from "@pilotlight/errors";
-import { convertPrefix, readImageManifest } from "@pilotlight/image-conversion";
+import { chainIdsOf, convertPrefix, imagesOfChain, readImageManifest } from "@pilotlight/image-conversion";
 import type { Imagefs, Mount, MountMethod, MountOptions } from "@pilotlight/imagefs";
 import type { ObjectStore } from "@pilotlight/object-store";
 import { parseImageConfig, type RegistryOptions } from "@pilotlight/oci";
 import { gauge, logger } from "@pilotlight/telemetry";
-import { chainIdsOf, type WantedLayer } from "./labels.ts";
+import type { WantedLayer } from "./labels.ts";
 import { mountPoints } from "./mount-table.ts";
 import type { ImageContent } from "./record.ts";
 
@@ -70,12 +71,16 @@ export class ImageRoots {
    * not answer. Never fails: there is always the ordinary way.
    */
   async find(layer: WantedLayer): Promise<ImageContent | undefined> {
-    const { manifestDigest, reference } = layer;
-    const chainIds = (await this.#chainIds(manifestDigest)) ?? [];
-    const position = chainIds.indexOf(layer.chainId);
-    if (position < 0) return undefined;
+    const { reference } = layer;
+    const found = await this.#image(layer);
+    const position = found?.chainIds.indexOf(layer.chainId) ?? -1;
+    if (found === undefined || position < 0) return undefined;
+    const { manifestDigest, chainIds } = found;
     const content = { kind: "image", manifestDigest, reference, layersTotal: chainIds.length } as const;
     const whole = { ...content, layers: chainIds.length };
+    const isTop = position + 1 === chainIds.length;
+    // Nobody says that this image is the one that is pulled: it may only begin alike.
+    if (layer.manifestDigest === undefined && !isTop) return { ...content, layers: position + 1 };
     try {
       await this.#root(whole);
     } catch (error) {
@@ -87,7 +92,7 @@ export class ImageRoots {
       });
       return undefined;
     }
-    if (position + 1 < chainIds.length) this.#pulled.set(nameOf(whole), performance.now() + PULL_TIMEOUT_MS);
+    if (!isTop) this.#pulled.set(nameOf(whole), performance.now() + PULL_TIMEOUT_MS);
     return { ...content, layers: position + 1 };
   }
 
@@ -219,6 +224,16 @@ export class ImageRoots {
     return made;
   }
 
+  /** The converted image that the layer belongs to, by its name or by the layer's. */
+  async #image({ manifestDigest, chainId }: WantedLayer) {
+    const candidates = manifestDigest === undefined ? await this.#imagesOfChain(chainId) : [manifestDigest];
+    for (const digest of candidates) {
+      const chainIds = await this.#chainIds(digest);
+      if (chainIds !== undefined) return { manifestDigest: digest, chainIds };
+    }
+    return undefined;
+  }
+
   async #chainIds(manifestDigest: string): Promise<readonly string[] | undefined> {
     const known = this.#known.get(manifestDigest);
     const now = performance.now();
@@ -232,15 +247,24 @@ export class ImageRoots {
     return chainIds;
   }
 
-  async #lookUp(manifestDigest: string): Promise<readonly string[] | undefined> {
-    try {
-      const signal = AbortSignal.timeout(this.#options.lookupTimeoutMs);
+  #lookUp(manifestDigest: string): Promise<readonly string[] | undefined> {
+    return this.#ask(async (signal) => {
       const manifest = await readImageManifest(this.#options.bucket, manifestDigest, signal);
-      if (manifest === undefined) return undefined;
-      return chainIdsOf(parseImageConfig(Buffer.from(manifest.ociConfig)));
+      return manifest && chainIdsOf(parseImageConfig(Buffer.from(manifest.ociConfig)));
+    });
+  }
+
+  async #imagesOfChain(chainId: string): Promise<string[]> {
+    if (!(await this.#isAble())) return [];
+    return (await this.#ask((signal) => imagesOfChain(this.#options.bucket, chainId, signal))) ?? [];
+  }
+
+  /** undefined too when the bucket does not answer in time. */
+  async #ask<T>(question: (signal: AbortSignal) => Promise<T>): Promise<T | undefined> {
+    try {
+      return await question(AbortSignal.timeout(this.#options.lookupTimeoutMs));
     } catch (error) {
       this.#log.warn("the bucket cannot be asked for an image; its layers are fetched", {
-        manifestDigest,
         error: toPlatformError(error),
       });
       return undefined;

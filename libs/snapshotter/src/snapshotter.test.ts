@@ -9,7 +9,14 @@ import type { ImageContent } from "./record.ts";
 import { type Roots, Snapshotter } from "./snapshotter.ts";
 
 const DIGEST = `sha256:${"a".repeat(64)}`;
-const LAYERS = ["sha256:one", "sha256:two", "sha256:three"];
+/** Chain IDs: of the image's layers, and of another one's. */
+const [ONE, TWO, THREE, ELSE] = ["1", "2", "3", "4"].map((digit) => `sha256:${digit.repeat(64)}`) as [
+  string,
+  string,
+  string,
+  string,
+];
+const LAYERS = [ONE, TWO, THREE];
 
 let directory: string;
 let needed: string[];
@@ -157,10 +164,10 @@ describe("ordinary layers", () => {
 describe("converted images", () => {
   test("no layer is fetched, and a container stands on the whole image", async () => {
     await pullConverted();
-    const mounts = await snapshotter.prepare("container", keyOf("sha256:three"), {});
+    const mounts = await snapshotter.prepare("container", keyOf(THREE), {});
     expect(optionsOf(mounts)).toContain(`lowerdir=${join(directory, "images/3")}`);
     expect(await readdir(join(directory, "snapshots"))).toHaveLength(1);
-    expect(await snapshotter.usage(keyOf("sha256:three"))).toEqual({ bytes: 42, inodes: 0 });
+    expect(await snapshotter.usage(keyOf(THREE))).toEqual({ bytes: 42, inodes: 0 });
     expect(wanted).toEqual([]);
   });
   test("a second pull finds the layers of the first", async () => {
@@ -170,13 +177,9 @@ describe("converted images", () => {
   });
   test("a layer of another image on top of one of them stands on the part below it", async () => {
     await pullConverted();
-    await snapshotter.prepare(
-      "extract",
-      keyOf("sha256:one"),
-      layerLabels("sha256:else", `sha256:${"b".repeat(64)}`),
-    );
-    await snapshotter.commit("sha256:else", "extract", {}, "");
-    const mounts = await snapshotter.prepare("container", "sha256:else", {});
+    await snapshotter.prepare("extract", keyOf(ONE), layerLabels(ELSE, `sha256:${"b".repeat(64)}`));
+    await snapshotter.commit(ELSE, "extract", {}, "");
+    const mounts = await snapshotter.prepare("container", ELSE, {});
     const own = join(directory, "snapshots/4/fs");
     expect(optionsOf(mounts)).toContain(`lowerdir=${own}:${join(directory, "images/1")}`);
     expect(wanted).toEqual(["registry.example/image:1"]);
@@ -184,12 +187,12 @@ describe("converted images", () => {
     expect(needed.sort()).toEqual([join(directory, "images/1"), join(directory, "images/3")]);
   });
   test("the same layer over an unpacked one is another snapshot", async () => {
-    await commitLayer("sha256:one", "");
-    const labels = layerLabels("sha256:two");
-    await expect(snapshotter.prepare("extract", "sha256:one", labels)).rejects.toThrow("converted image");
+    await commitLayer(ONE, "");
+    const labels = layerLabels(TWO);
+    await expect(snapshotter.prepare("extract", ONE, labels)).rejects.toThrow("converted image");
     await pullConverted();
-    const found = snapshotter.list([`labels."${SNAPSHOT_REF_LABEL}"==sha256:two`]);
-    expect(new Set(found.map(({ parent }) => parent))).toEqual(new Set(["sha256:one", keyOf("sha256:one")]));
+    const found = snapshotter.list([`labels."${SNAPSHOT_REF_LABEL}"==${TWO}`]);
+    expect(new Set(found.map(({ parent }) => parent))).toEqual(new Set([ONE, keyOf(ONE)]));
   });
   test("the image is not needed any more when its last snapshot went", async () => {
     await pullConverted();

@@ -98,7 +98,8 @@ export class Snapshotter {
       const content = await this.#roots.find(wanted);
       layers.inc({ source: content === undefined ? "fetched" : "converted" });
       if (content !== undefined) return this.#promise(wanted.chainId, parent, labels, content);
-      this.#conversions.want(wanted);
+      const { reference, manifestDigest } = wanted;
+      if (manifestDigest !== undefined) this.#conversions.want({ reference, manifestDigest });
     }
     const mounts = await this.#create("active", key, parent, labels);
     const below = this.#records.get(parent)?.content;
