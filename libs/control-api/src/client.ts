@@ -11,10 +11,12 @@ import {
   errorBody,
   image,
   logLine,
+  model,
   node,
   type ProblemView,
   replay,
   replica,
+  revoked,
   rollout,
   status,
   tailedEvent,
@@ -101,6 +103,16 @@ export function controlClient(options: ControlClientOptions) {
         method: "POST",
         body: { type: "application/json", text: JSON.stringify({ image: reference, platform }) },
       }),
+    models: () => ask(z.array(model), "/v1/models"),
+    model: (source: string) => ask(model, "/v1/models/one", { query: { source } }),
+    /** In the name of whoever the token stands for. */
+    approveModel: (source: string, note: string) =>
+      ask(model, "/v1/models/approvals", {
+        method: "POST",
+        body: { type: "application/json", text: JSON.stringify({ source, note }) },
+      }),
+    revokeModel: (source: string) =>
+      ask(revoked, "/v1/models/approvals", { method: "DELETE", query: { source } }),
     weights: () => ask(z.array(weights), "/v1/weights"),
     decisions: (query: { application?: string | undefined; limit?: number | undefined }) =>
       ask(z.array(decision), "/v1/decisions", { query }),

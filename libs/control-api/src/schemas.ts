@@ -161,6 +161,38 @@ export const weights = z.object({
 });
 export type WeightsView = z.infer<typeof weights>;
 
+/** Who let a model be deployed. */
+export const modelApproval = z.object({
+  by: z.string().describe("The name that the caller's token stands for; `local` where none is asked for."),
+  authenticated: z.boolean().describe("Whether the caller had to present a token."),
+  at,
+  note: z.string(),
+  current: z
+    .boolean()
+    .describe("False: the model has been changed since, and what was approved is not what is there."),
+});
+export type ModelApproval = z.infer<typeof modelApproval>;
+
+export const model = z.object({
+  source: z.string().describe("What an application file names."),
+  name: z.string(),
+  from: z.string(),
+  revision: z.string(),
+  bytes,
+  licence: z.string(),
+  terms: z.object({ files: z.array(z.string()), link: z.string().nullable() }),
+  recipe: z.string(),
+  tool: z.string().nullable(),
+  quantisation: z.string().nullable(),
+  ranks: z.number().int().nullable(),
+  addedAt: at,
+  recordSha256: z.string().describe("Of `pilotlight.json`, which names the digest of every file."),
+  approval: modelApproval.nullable(),
+});
+export type ModelView = z.infer<typeof model>;
+
+export const revoked = z.object({ source: z.string() });
+
 export const node = z.object({
   nodeId: z.string(),
   state: z.enum(["alive", "silent", "lost"]),

@@ -8,6 +8,7 @@ export {
 } from "./add-model.ts";
 export { fromBf16, fromF16, roundToBf16, toBf16 } from "./bf16.ts";
 export { KNOWN_MODELS, type KnownModel } from "./catalogue.ts";
+export { type CatalogueEntry, findModel, listModels, MODELS_FOLDER } from "./catalogue-entry.ts";
 export { type GenerateOptions, generateModel } from "./generate/generate.ts";
 export { ARCHITECTURES, type Architecture, PRESETS, type Preset, type Shape } from "./generate/shapes.ts";
 export { modelCard } from "./model-card.ts";

@@ -9,7 +9,10 @@ export const config = defineConfig("control", {
   ...OUTBOX_FIELDS,
   httpHost: text("127.0.0.1", "Address of the API. Beyond loopback apiTokenFile is required."),
   httpPort: port(7401, "Port of the API; 0 takes any free one."),
-  apiTokenFile: text("", "File with the bearer token that callers must present; empty: none is asked for."),
+  apiTokenFile: text(
+    "",
+    "File with the bearer tokens that callers must present, one a line, each with the caller's name before it (`alice SECRET`) or alone; empty: none is asked for.",
+  ),
   allowOpenAccess: flag(
     false,
     "Allow to listen beyond loopback without a token: where a network of its own keeps strangers out.",
@@ -20,6 +23,11 @@ export const config = defineConfig("control", {
     undefined,
     "The platform's bucket; `bucket://x` in application files means `<bucketUri>/x`.",
   ),
+  modelsApprovedOnly: flag(
+    false,
+    "Deploy only models that somebody approved (`pilotlight model approve`), as they were when that was done.",
+  ),
+  bucketTimeoutMs: durationMs(3_000, "Longest wait for a model's record in a bucket.", { min: 50 }),
   workerImage: text(
     "",
     "What `pilotlight://worker` stands for, to convert it ahead; empty: it is converted when the first node needs it.",

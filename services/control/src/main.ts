@@ -2,9 +2,10 @@
 import { BUS_MIGRATION, connectServiceBus, startServiceOutbox } from "@pilotlight/bus";
 import { listen, runService } from "@pilotlight/service";
 import { openServiceStore } from "@pilotlight/store";
+import { readCallers } from "./adapters/callers.ts";
 import { startHistorySweep } from "./adapters/history-sweep.ts";
+import { createModelRecords } from "./adapters/model-records.ts";
 import { connectPeers } from "./adapters/peers.ts";
-import { readToken } from "./adapters/token.ts";
 import { config as schema } from "./config.ts";
 import { createLiveView } from "./domain/live-view.ts";
 import type { World } from "./domain/world.ts";
@@ -12,6 +13,7 @@ import { listenToEvents } from "./handlers/listen-to-events.ts";
 import { applicationRoutes } from "./handlers/routes/applications.ts";
 import { decisionRoutes } from "./handlers/routes/decisions.ts";
 import { createApiDoor } from "./handlers/routes/door.ts";
+import { modelRoutes } from "./handlers/routes/models.ts";
 import { replicaRoutes } from "./handlers/routes/replicas.ts";
 import { statusRoutes } from "./handlers/routes/status.ts";
 import { streamRoutes } from "./handlers/routes/streams.ts";
@@ -20,7 +22,7 @@ await runService({
   config: schema,
   async start(context) {
     const { config } = context;
-    const token = await readToken(config);
+    const callers = await readCallers(config);
     const store = await openServiceStore(context, {
       schema: "control",
       leading: [BUS_MIGRATION],
@@ -28,15 +30,17 @@ await runService({
     });
     const bus = await connectServiceBus(context, "control");
     const outbox = startServiceOutbox(context, store, bus);
-    const world: World = { store, outbox, live: createLiveView(config), now: Date.now };
+    const models = createModelRecords(config);
+    const world: World = { store, outbox, live: createLiveView(config), models, now: Date.now };
     context.onStop("events", await listenToEvents(world, bus));
     context.onStop("history", startHistorySweep(store, config));
 
     const peers = connectPeers(config);
     context.onStop("peers", peers.close);
-    const door = await createApiDoor({ requestTimeoutMs: config.requestTimeoutMs, token });
+    const door = await createApiDoor({ requestTimeoutMs: config.requestTimeoutMs, callers });
     applicationRoutes(door, world, config);
     replicaRoutes(door, world);
+    modelRoutes(door, world);
     statusRoutes(door, world, config, peers);
     decisionRoutes(door, peers);
     streamRoutes(door, bus, peers, config);

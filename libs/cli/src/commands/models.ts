@@ -17,12 +17,15 @@ type GenerateOptions = PlaceOptions & { seed: string; set?: string[] };
 
 const operations = () => import("../models/model-operations.ts");
 
+const catalogue = () => import("../models/model-catalogue.ts");
+const MODEL = "its name in the bucket, or its source by URI";
+
 const withBucket = (command: Command) =>
   command.option("--bucket <uri>", "another bucket than the platform's (file:///…, s3://…)");
 
 export const modelCommand = (act: Act): Command =>
   new Command("model")
-    .description("Models in the bucket: add, list, generate.")
+    .description("Models in the bucket: add, list, show, approve, generate.")
     .addCommand(
       withBucket(new Command("add"))
         .description("Adds a model to the bucket, once; what is there already is left alone.")
@@ -79,11 +82,39 @@ Examples:
     )
     .addCommand(
       withBucket(new Command("list"))
-        .description("Lists the models of the bucket.")
+        .description("Lists the models of the bucket, and who approved them.")
         .addHelpText("after", "\nExample:\n  pilotlight model list --json")
         .action(
           act<BucketOptions>(async (context, options) => {
-            await (await operations()).list(context, options.bucket);
+            await (await catalogue()).list(context, options.bucket);
+          }),
+        ),
+    )
+    .addCommand(
+      new Command("show")
+        .description("Shows where a model came from, under which terms, what it cost and who approved it.")
+        .argument("<model>", MODEL)
+        .addHelpText("after", "\nExample:\n  pilotlight model show smollm2-135m-instruct")
+        .action(
+          act<GlobalOptions>(async (context, _options, model = "") => {
+            await (await catalogue()).show(context, model);
+          }),
+        ),
+    )
+    .addCommand(
+      new Command("approve")
+        .description("Lets a model be deployed, as it is now, in the name that PILOTLIGHT_TOKEN stands for.")
+        .argument("<model>", MODEL)
+        .option("--note <text>", "why, for whoever looks later", "")
+        .option("--revoke", "take the approval back; what runs goes on")
+        .addHelpText(
+          "after",
+          "\nExample:\n  pilotlight model approve smollm2-135m-instruct --note 'terms checked'",
+        )
+        .action(
+          act<GlobalOptions & { note: string; revoke?: boolean }>(async (context, options, model = "") => {
+            const { approve, revoke } = await catalogue();
+            await (options.revoke ? revoke(context, model) : approve(context, model, options.note));
           }),
         ),
     );

@@ -1,26 +1,22 @@
-// Adding and listing models. Loaded only when it is used: it brings the readers of every model format along.
+// Adding models. Loaded only when it is used: it brings the readers of every model format along.
 import { PlatformError } from "@pilotlight/errors";
 import {
   type AddModelOptions,
   type AddProgress,
   addModel,
   KNOWN_MODELS,
+  MODELS_FOLDER,
   type ModelRecord,
-  parseModelRecord,
-  RECORD_FILE,
 } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { addTransformed, parseScheme, type Transformation } from "@pilotlight/onboarding";
 import type { Context } from "../context.ts";
 import { bucketOf, joinUri } from "../endpoints.ts";
-import { formatBytes, formatPercent, formatProgress } from "../text/format.ts";
-import { table } from "../text/table.ts";
+import { formatPercent, formatProgress } from "../text/format.ts";
 import { version } from "../version.ts";
 import { createLiveView } from "../view/live-view.ts";
 
-const MODELS_FOLDER = "models";
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
-const RECORD_BYTES_MAX = 32 * 1024 * 1024;
 const NO_WISH: TransformWish = {
   quantize: undefined,
   groupSize: undefined,
@@ -145,39 +141,4 @@ function progressLine(progress: AddProgress, startedAt: number) {
     text: `writing ${file}  ${formatProgress({ bytesDone, bytesTotal, bytesPerSecond })}`,
     fact: `writing, ${formatPercent(tenths)}`,
   };
-}
-
-/** Shows the models of a bucket. */
-export async function list(context: Context, bucket: string | undefined): Promise<void> {
-  const models = await listModels(context, bucketOf(context.endpoints, bucket));
-  context.show(models, () =>
-    table(
-      ["SOURCE", "SIZE", "LICENCE", "FROM"],
-      models.map(({ uri, record }) => [
-        uri,
-        formatBytes(Object.values(record.files).reduce((sum, file) => sum + file.bytes, 0)),
-        record.licence,
-        record.source.uri,
-      ]),
-    ),
-  );
-}
-
-async function listModels(
-  { terminal }: Context,
-  bucket: string,
-): Promise<{ uri: string; record: ModelRecord }[]> {
-  const store = openStore(bucket);
-  const models = [];
-  try {
-    for await (const { key } of store.list({ prefix: `${MODELS_FOLDER}/`, signal: terminal.interrupted })) {
-      if (!key.endsWith(`/${RECORD_FILE}`)) continue;
-      const { bytes } = await store.get(key, { bytesMax: RECORD_BYTES_MAX });
-      const record = parseModelRecord(Buffer.from(bytes).toString("utf8"));
-      models.push({ uri: `bucket://${key.slice(0, -RECORD_FILE.length - 1)}`, record });
-    }
-  } finally {
-    await store.close();
-  }
-  return models;
 }

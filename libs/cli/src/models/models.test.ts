@@ -35,7 +35,13 @@ test("a model goes into the bucket under its name, and is listed there with wher
   expect(added).toMatchObject({ code: 0, out: expect.stringContaining("bucket://models/a was added") });
   const list = JSON.parse((await run("model", "list", "--bucket", bucket, "--json")).out);
   expect(list).toMatchObject([
-    { uri: "bucket://models/a", record: { name: "a", recipe: expect.any(String) } },
+    {
+      source: "bucket://models/a",
+      name: "a",
+      recipe: expect.any(String),
+      licence: "CC0-1.0",
+      approval: null,
+    },
   ]);
 });
 

@@ -1,6 +1,7 @@
 // What handlers may use.
 import type { Outbox } from "@pilotlight/bus";
 import type { Store } from "@pilotlight/store";
+import type { ModelRecords } from "../adapters/model-records.ts";
 import type { LiveView } from "./live-view.ts";
 
 /** The state of control: rows, what goes out with them, and what is only true now. */
@@ -8,6 +9,7 @@ export type World = {
   store: Store;
   outbox: Outbox;
   live: LiveView;
+  models: ModelRecords;
   /** Epoch ms. */
   now: () => number;
 };

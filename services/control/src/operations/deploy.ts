@@ -16,11 +16,15 @@ import {
   modelsOfOthers,
 } from "../store/applications.ts";
 import { noteImageWanted } from "../store/artifacts.ts";
+import { admitModels, type ModelPolicy } from "./admit-models.ts";
 
-export type DeploySettings = { bucketUri: string; imagePlatform: string; workerImage: string };
+export type DeploySettings = ModelPolicy & { bucketUri: string; imagePlatform: string; workerImage: string };
 
-/** Makes the next version of an application and asks for it. Throws `alreadyExists` when a model's name is taken. */
-export function deploy(
+/**
+ * Makes the next version of an application and asks for it. Throws `alreadyExists` when a model's name is taken, and what
+ * `admitModels` throws.
+ */
+export async function deploy(
   world: World,
   settings: DeploySettings,
   application: Application,
@@ -28,6 +32,7 @@ export function deploy(
 ): Promise<DeployResult> {
   const name = application.application;
   const digest = digestApplication(application);
+  await admitModels(world, settings, application);
   return world.outbox.transaction(async (tx, publish) => {
     await lockWanted(tx);
     const known = await findApplication(tx, name);

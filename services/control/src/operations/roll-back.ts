@@ -14,11 +14,12 @@ import {
   setWanted,
   type VersionRow,
 } from "../store/applications.ts";
+import { type ModelPolicy, refuseUnapproved } from "./admit-models.ts";
 
 /** Asks for `version`, or for the one that served before the present one. */
 export function rollBack(
   world: World,
-  settings: { bucketUri: string },
+  settings: ModelPolicy & { bucketUri: string },
   name: string,
   version: number | null,
 ): Promise<Activation> {
@@ -26,6 +27,7 @@ export function rollBack(
     await lockWanted(tx);
     const application = await existing(tx, name);
     const target = await choose(tx, application, version);
+    await refuseUnapproved(tx, settings, target.spec);
     await setWanted(tx, name, target.version);
     publish(EVENTS.versionActivationRequested, {
       application: name,

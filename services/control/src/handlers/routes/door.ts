@@ -1,8 +1,6 @@
 // What every route of the API has in common: schemas checked by zod, a token where one is configured, the OpenAPI document.
-import { createHash, timingSafeEqual } from "node:crypto";
 import swagger from "@fastify/swagger";
 import { errorBody } from "@pilotlight/control-api";
-import { PlatformError } from "@pilotlight/errors";
 import { createHttpDoor } from "@pilotlight/service";
 import {
   jsonSchemaTransform,
@@ -10,6 +8,14 @@ import {
   validatorCompiler,
   type ZodTypeProvider,
 } from "fastify-type-provider-zod";
+import { type Caller, type Callers, callerOf } from "../../adapters/callers.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Who asks, by the token that was presented. */
+    caller: Caller;
+  }
+}
 
 /** An application file is at most 256 Ki characters, four bytes each. */
 const BODY_BYTES_MAX = 1024 * 1024;
@@ -19,8 +25,8 @@ export type ApiDoor = Awaited<ReturnType<typeof createApiDoor>>;
 /** Errors of every route, for the OpenAPI document. */
 export const ERRORS = { "4xx": errorBody, "5xx": errorBody };
 
-/** The door without routes. `token` null: nobody is asked for one. */
-export async function createApiDoor(options: { requestTimeoutMs: number; token: string | null }) {
+/** The door without routes. `callers` null: nobody is asked for a token. */
+export async function createApiDoor(options: { requestTimeoutMs: number; callers: Callers | null }) {
   const door = createHttpDoor({ bodyBytesMax: BODY_BYTES_MAX, requestTimeoutMs: options.requestTimeoutMs });
   door.setValidatorCompiler(validatorCompiler);
   door.setSerializerCompiler(serializerCompiler);
@@ -29,10 +35,10 @@ export async function createApiDoor(options: { requestTimeoutMs: number; token: 
     { parseAs: "string" },
     (_request, body, done) => done(null, body),
   );
-  const { token } = options;
-  if (token !== null) {
-    door.addHook("onRequest", async (request) => assertToken(request.headers.authorization, token));
-  }
+  door.decorateRequest("caller");
+  door.addHook("onRequest", async (request) => {
+    request.caller = callerOf(options.callers, request.headers.authorization);
+  });
   await door.register(swagger, {
     openapi: {
       openapi: "3.1.0",
@@ -46,12 +52,4 @@ export async function createApiDoor(options: { requestTimeoutMs: number; token: 
     transform: jsonSchemaTransform,
   });
   return door.withTypeProvider<ZodTypeProvider>();
-}
-
-function assertToken(header: string | undefined, token: string): void {
-  const digest = (text: string) => createHash("sha256").update(text).digest();
-  if (header !== undefined && timingSafeEqual(digest(header), digest(`Bearer ${token}`))) return;
-  throw new PlatformError("unauthenticated", "a bearer token is needed", {
-    remedy: "Send 'Authorization: Bearer …'; the command line reads it from PILOTLIGHT_TOKEN.",
-  });
 }
