@@ -31,6 +31,7 @@ const streamer = await startServiceProcess(
     NATS_URL: nats.url,
     NODE_ID: "python",
     GRPC_PORT: "0",
+    STRANGERS_ALLOWED: "true",
     STATE_DIR: join(folder, "state"),
     SEGMENT_DIR: join(folder, "segments"),
   },
@@ -48,8 +49,6 @@ const tests = spawn(
       PILOTLIGHT_WEIGHT_STREAMER: String(address),
       TEST_SOURCE: `file://${source}`,
       TEST_FOLDER: source,
-      TEST_NODE: process.execPath,
-      TEST_PARSER: join(here, "tests/parse-headers.ts"),
     },
   },
 );
