@@ -49,6 +49,7 @@ export async function startStreamer(options: StreamerOptions): Promise<Streamer>
     NATS_URL: natsUrl,
     NODE_ID: nodeId,
     GRPC_PORT: "0",
+    STRANGERS_ALLOWED: "true",
     ADMIN_PORT: "0",
     STATE_DIR: join(folder, "state"),
     SEGMENT_DIR: join(folder, "segments"),

@@ -18,7 +18,10 @@ METHOD = "/pilotlight.api.v1.WeightStreamerService/LoadWeights"
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
 REMEDIES = {
     grpc.StatusCode.UNAVAILABLE: f"Start the weight streamer, or name its door with {ADDRESS_VARIABLE}.",
-    grpc.StatusCode.PERMISSION_DENIED: f"Set {REPLICA_VARIABLE} to the replica that was given this source.",
+    grpc.StatusCode.PERMISSION_DENIED: (
+        f"Set {REPLICA_VARIABLE} to the replica that was given this source, or start a streamer of your own "
+        "with STRANGERS_ALLOWED=true."
+    ),
     grpc.StatusCode.NOT_FOUND: "Check the source's URI.",
 }
 

@@ -50,14 +50,11 @@ export const config = defineConfig("weight-streamer", {
     min: 100,
   }),
   chunkAttemptsMax: count(5, "Attempts for one range, the first included.", { min: 1, max: 20 }),
-  strangersRefused: flag(
+  strangersAllowed: flag(
     false,
-    "Refuse whoever is no replica of this node. Off, people and tools on the node load too; replicas get their own weights only, either way.",
+    "Serve whoever asks, beside this node's replicas: people and tools, where the streamer runs without the platform. Replicas get their own weights only, either way.",
   ),
-  orderWaitMs: durationMs(
-    5_000,
-    "How long a replica's order may arrive after its question, where strangers are refused.",
-  ),
+  orderWaitMs: durationMs(5_000, "How long a replica's order may arrive after its question."),
   revalidateMs: durationMs(
     3_000,
     "How long a source may take to say whether held weights are still current.",

@@ -37,14 +37,16 @@ const failed: WeightsFailed[] = [];
 const segmentDir = () => join(folder, "shm");
 const segmentFiles = () => readdirSync(segmentDir()).filter((name) => name.startsWith("weights-"));
 
-async function start(): Promise<void> {
+async function start(settings: Record<string, string> = {}): Promise<void> {
   service = await startServiceProcess(MAIN, {
+    STRANGERS_ALLOWED: "true",
     NATS_URL: nats.url,
     NODE_ID: "n1",
     GRPC_PORT: "0",
     STATE_DIR: join(folder, "state"),
     SEGMENT_DIR: segmentDir(),
     DISK_BYTES_MAX: "0",
+    ...settings,
   });
   const { address } = await service.logged((line) => line.msg === "serving");
   client = grpcClient(WeightStreamerService, String(address), { timeoutMs: 10_000 });
@@ -234,12 +236,9 @@ describe("the weight streamer", () => {
       deployment: { name: "chat", model: { source: own } },
     };
     await publish(bus, EVENTS.replicaWanted, { assignment });
-    const ask = async (source: string) => {
+    const ask = async (source: string, replicaId = assignment.replicaId) => {
       const lease = new AbortController();
-      for await (const { event } of client.loadWeights(
-        { source, replicaId: assignment.replicaId },
-        { signal: lease.signal },
-      )) {
+      for await (const { event } of client.loadWeights({ source, replicaId }, { signal: lease.signal })) {
         if (event.case === "opened") return lease.abort();
       }
     };
@@ -257,6 +256,16 @@ describe("the weight streamer", () => {
     client.close();
     await start();
     await expect(ask(other)).rejects.toMatchObject({ code: "permissionDenied", field: "source" });
+    await ask(other, "a tool");
+    // As the platform runs it nobody else is served at all.
+    await service.stop();
+    client.close();
+    await start({ STRANGERS_ALLOWED: "false", ORDER_WAIT_MS: "100" });
+    await ask(own);
+    await expect(ask(own, "a tool")).rejects.toMatchObject({ code: "permissionDenied", field: "replicaId" });
+    await service.stop();
+    client.close();
+    await start();
   });
   test("killed in mid-load, every rank hears of it at once, and the next streamer loads anew", async () => {
     const slow = await slowSource("killed");

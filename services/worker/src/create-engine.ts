@@ -44,7 +44,11 @@ export async function createReplicaEngine(
         spec: kind.value,
         modelName,
         modelPath: source,
-        environment: settings.childEnvironment,
+        environment: {
+          ...settings.childEnvironment,
+          PILOTLIGHT_WEIGHT_STREAMER: settings.weightStreamerAddress,
+          PILOTLIGHT_REPLICA_ID: replicaId,
+        },
       });
     }
     default:

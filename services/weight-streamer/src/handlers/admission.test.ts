@@ -18,8 +18,8 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-describe.each([true, false])("with strangers refused: %s", (strangersRefused) => {
-  const admission = () => createAdmission({ assignments, strangersRefused, orderWaitMs: 200 });
+describe.each([true, false])("with strangers allowed: %s", (strangersAllowed) => {
+  const admission = () => createAdmission({ assignments, strangersAllowed, orderWaitMs: 200 });
 
   test("a replica may load its own weights only", async () => {
     await admission()("r1", "s3://models/a", never);
@@ -36,14 +36,14 @@ describe.each([true, false])("with strangers refused: %s", (strangersRefused) =>
 
 test("strangers load where they may, and are refused by name where they may not", async () => {
   const options = { assignments, orderWaitMs: 100 };
-  await createAdmission({ ...options, strangersRefused: false })("tool", "s3://models/b", never);
+  await createAdmission({ ...options, strangersAllowed: true })("tool", "s3://models/b", never);
   await expect(
-    createAdmission({ ...options, strangersRefused: true })("tool", "s3://models/b", never),
+    createAdmission({ ...options, strangersAllowed: false })("tool", "s3://models/b", never),
   ).rejects.toMatchObject({ code: "permissionDenied", message: expect.stringContaining("tool") });
 });
 
 test("an order that comes after the question is waited for", async () => {
-  const asked = createAdmission({ assignments, strangersRefused: true, orderWaitMs: 10_000 })(
+  const asked = createAdmission({ assignments, strangersAllowed: false, orderWaitMs: 10_000 })(
     "late",
     "s3://models/c",
     never,

@@ -12,24 +12,25 @@ export type Admission = (replicaId: string, source: string, signal: AbortSignal)
 
 export type AdmissionOptions = {
   assignments: Pick<Assignments, "sourceOf">;
-  /** Refuse replicas that this node was never given. False lets people and tools load too. */
-  strangersRefused: boolean;
+  /** Serve people and tools too: whoever is no replica that this node was given. */
+  strangersAllowed: boolean;
   /** How long a replica's order may come after its question. */
   orderWaitMs: number;
 };
 
 export function createAdmission(options: AdmissionOptions): Admission {
-  const { assignments, strangersRefused, orderWaitMs } = options;
+  const { assignments, strangersAllowed, orderWaitMs } = options;
   return async (replicaId, source, signal) => {
     let assigned = assignments.sourceOf(replicaId);
-    for (let waited = 0; assigned === undefined && strangersRefused; waited += LOOK_INTERVAL_MS) {
+    for (let waited = 0; assigned === undefined && !strangersAllowed; waited += LOOK_INTERVAL_MS) {
       if (waited >= orderWaitMs) {
         throw new PlatformError(
           "permissionDenied",
           `this node was given no replica ${replicaId || "(unnamed)"}`,
           {
             field: "replicaId",
-            remedy: "Only replicas of the platform load weights here (STRANGERS_REFUSED).",
+            remedy:
+              "Only this node's replicas load weights here, each its version's. For a streamer without the platform set STRANGERS_ALLOWED=true.",
           },
         );
       }
