@@ -3,8 +3,8 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { findContainerds } from "./containerd.ts";
-import { ContainerdNode, containerHindrance, IMAGE_NAMES, type ImageName } from "./node.ts";
+import { type Containerd, findContainerds, startContainerd } from "./containerd.ts";
+import { containerHindrance, IMAGE_NAMES, type ImageName, SnapshotNode } from "./node.ts";
 
 const RELEASES = [
   { name: "containerd 1.7", fits: (major: number, minor: number) => major === 1 && minor === 7 },
@@ -17,18 +17,18 @@ const hindrance = await containerHindrance();
 describe.each(RELEASES)("$name", ({ name, fits }) => {
   const version = containerds.find(({ major, minor }) => fits(major, minor));
   const why = hindrance ?? (version === undefined ? `${name} is not installed` : undefined);
-  let node: ContainerdNode;
+  let node: SnapshotNode;
+  let containerd: Containerd;
 
   /** `ctr images pull` of 1.7 says nothing of images to snapshotters; its kubelet's door does. */
   const pull = async (image: ImageName) => {
     const reference = node.reference(image);
-    if (version?.major === 1) await node.containerd.criPull(reference);
-    else
-      await node.containerd.ctr("images", "pull", "--plain-http", "--snapshotter", "pilotlight", reference);
+    if (version?.major === 1) await containerd.criPull(reference);
+    else await containerd.ctr("images", "pull", "--plain-http", "--snapshotter", "pilotlight", reference);
     return node.registry.blobsRead();
   };
   const end = async (id: string) => {
-    const { ctr } = node.containerd;
+    const { ctr } = containerd;
     await ctr("tasks", "kill", "--signal", "SIGKILL", id);
     await expect.poll(() => ctr("tasks", "list")).toMatch(new RegExp(`${id} .*STOPPED`));
     await ctr("tasks", "delete", id);
@@ -36,23 +36,28 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
   };
 
   beforeAll(async () => {
-    if (why === undefined && version !== undefined) node = await ContainerdNode.start(version);
+    if (why !== undefined || version === undefined) return;
+    node = await SnapshotNode.start();
+    containerd = await startContainerd(version, node);
   });
-  afterAll(() => node?.stop());
+  afterAll(async () => {
+    await containerd?.stop();
+    await node?.stop();
+  });
 
   test("a converted image starts without any of its layers being fetched", async (context) => {
     if (why !== undefined) return context.skip(why);
     const read = await pull("tools");
     for (const layer of node.layersOf("tools")) expect(read).not.toContain(layer);
-    expect(await node.run("tools", "first")).toContain("hello again");
+    expect(await containerd.run("tools", "first")).toContain("hello again");
     expect(node.registry.blobsRead()).toEqual([]);
   });
 
   test("what a container writes is its own", async (context) => {
     if (why !== undefined) return context.skip(why);
     const change = "echo changed > /greeting; echo new > /new; cat /greeting /new";
-    expect(await node.run("tools", "writer", "sh", "-c", change)).toMatch(/changed\s+new/);
-    expect(await node.run("tools", "reader")).toContain("hello again");
+    expect(await containerd.run("tools", "writer", "sh", "-c", change)).toMatch(/changed\s+new/);
+    expect(await containerd.run("tools", "reader")).toContain("hello again");
   });
 
   test("an image that shares layers with a converted one fetches only its own, and has the others' files", async (context) => {
@@ -61,20 +66,20 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
     const read = await pull("sibling");
     expect(read).not.toContain(shared);
     expect(read).toContain(own);
-    expect(await node.run("sibling", "sibling")).toContain("from a sibling");
+    expect(await containerd.run("sibling", "sibling")).toContain("from a sibling");
   });
 
   test("an image that is not converted is pulled as ever, and the converter is asked for it", async (context) => {
     if (why !== undefined) return context.skip(why);
     const read = await pull("stranger");
     expect(read).toEqual(expect.arrayContaining(node.layersOf("stranger")));
-    expect(await node.run("stranger", "stranger")).toContain("from afar");
+    expect(await containerd.run("stranger", "stranger")).toContain("from afar");
     expect(node.asked).toContain(node.pinned("stranger"));
   });
 
   test("a killed agent comes back under running containers, and serves new ones", async (context) => {
     if (why !== undefined) return context.skip(why);
-    const { ctr } = node.containerd;
+    const { ctr } = containerd;
     const long = node.named("long");
     const command = ["--snapshotter", "pilotlight", node.reference("tools"), long, "sleep", "600"];
     await ctr("run", "--detach", ...command);
@@ -85,7 +90,7 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
         "hello again",
       );
       // containerd looks for a plug-in that went away once in a while only, so what needs it is tried until it is found.
-      await expect.poll(() => node.run("tools", "after-kill")).toContain("hello again");
+      await expect.poll(() => containerd.run("tools", "after-kill")).toContain("hello again");
     } finally {
       await end(long);
     }
@@ -97,16 +102,16 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
     await node.endMounting();
     expect(node.mounts()).toEqual([]);
     await node.startAgent();
-    await expect.poll(() => node.run("tools", "after-reboot")).toContain("hello again");
-    expect(await node.run("sibling", "sibling-after-reboot")).toContain("from a sibling");
+    await expect.poll(() => containerd.run("tools", "after-reboot")).toContain("hello again");
+    expect(await containerd.run("sibling", "sibling-after-reboot")).toContain("from a sibling");
   });
 
   test("nothing is left when the images are gone", async (context) => {
     if (why !== undefined) return context.skip(why);
-    const listed = await node.containerd.ctr("images", "list", "--quiet");
+    const listed = await containerd.ctr("images", "list", "--quiet");
     const names = listed.split("\n").filter((image) => image !== "");
     expect(names.length).toBeGreaterThanOrEqual(IMAGE_NAMES.length);
-    await node.containerd.ctr("images", "remove", "--sync", ...names);
+    await containerd.ctr("images", "remove", "--sync", ...names);
     const left = (folder: string) => () => readdirSync(join(node.snapshotDirectory, folder));
     for (const folder of ["records", "snapshots", "images"]) await expect.poll(left(folder)).toEqual([]);
     expect(node.mounts().filter((path) => path.startsWith(node.snapshotDirectory))).toEqual([]);
@@ -116,30 +121,28 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
 describe("a client that does not say which image it pulls", () => {
   const version = containerds.find(({ major }) => major === 2);
   const why = hindrance ?? (version === undefined ? "containerd 2 is not installed" : undefined);
-  let node: ContainerdNode;
+  let node: SnapshotNode;
+  let containerd: Containerd;
 
   beforeAll(async () => {
-    if (why === undefined && version !== undefined)
-      node = await ContainerdNode.start(version, { namesImages: false });
+    if (why !== undefined || version === undefined) return;
+    node = await SnapshotNode.start();
+    containerd = await startContainerd(version, node, { namesImages: false });
   });
-  afterAll(() => node?.stop());
+  afterAll(async () => {
+    await containerd?.stop();
+    await node?.stop();
+  });
 
   const pull = (image: ImageName) =>
-    node.containerd.ctr(
-      "images",
-      "pull",
-      "--plain-http",
-      "--snapshotter",
-      "pilotlight",
-      node.reference(image),
-    );
+    containerd.ctr("images", "pull", "--plain-http", "--snapshotter", "pilotlight", node.reference(image));
 
   test("gets converted images by what their layers are called", async (context) => {
     if (why !== undefined) return context.skip(why);
     await pull("tools");
     const read = node.registry.blobsRead();
     for (const layer of node.layersOf("tools")) expect(read).not.toContain(layer);
-    expect(await node.run("tools", "unnamed")).toContain("hello again");
+    expect(await containerd.run("tools", "unnamed")).toContain("hello again");
   });
 
   test("fetches of other images what no converted one has", async (context) => {
@@ -149,6 +152,6 @@ describe("a client that does not say which image it pulls", () => {
     const read = node.registry.blobsRead();
     expect(read).not.toContain(shared);
     expect(read).toContain(own);
-    expect(await node.run("sibling", "unnamed-sibling")).toContain("from a sibling");
+    expect(await containerd.run("sibling", "unnamed-sibling")).toContain("from a sibling");
   });
 });

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { Client, credentials } from "@grpc/grpc-js";
 import { runCommand, startServerProcess } from "@pilotlight/servers";
+import type { ImageName, SnapshotNode } from "./node.ts";
 
 export type ContainerdVersion = { directory: string; major: number; minor: number; text: string };
 
@@ -34,21 +35,23 @@ export type Containerd = {
   ctr(...args: string[]): Promise<string>;
   /** Pulls as a kubelet does, over the CRI; the image is in the namespace k8s.io. */
   criPull(reference: string): Promise<void>;
+  /** Runs an image to its end; gives its output. */
+  run(image: ImageName, id: string, ...command: string[]): Promise<string>;
   stop(): Promise<void>;
 };
 
-/** Starts it with its state in `directory`. `socket`: the snapshotter's; `namesImages`: whether it is told which image is pulled. */
+/** Starts it beside the node's agent. `namesImages`: whether it says which image it pulls. */
 export async function startContainerd(
   version: ContainerdVersion,
-  directory: string,
-  socket: string,
-  namesImages: boolean,
+  node: SnapshotNode,
+  { namesImages = true } = {},
 ): Promise<Containerd> {
+  const directory = join(node.folder, "containerd");
   await mkdir(directory, { recursive: true });
   const config = join(directory, "config.toml");
   const address = join(directory, "c.sock");
   const configOf = version.major === 1 ? configOf1 : configOf2;
-  await writeFile(config, configOf(directory, address, plugIn(socket, namesImages)));
+  await writeFile(config, configOf(directory, address, plugIn(node.socket, namesImages)));
   const env = { ...process.env, PATH: `${version.directory}:${process.env.PATH}` };
   const ctr = (...args: string[]) =>
     runCommand(join(version.directory, "ctr"), ["--address", address, "--namespace", "k8s.io", ...args], {
@@ -70,6 +73,8 @@ export async function startContainerd(
     address,
     ctr,
     criPull: (reference) => criPull(cri, reference),
+    run: (image, id, ...command) =>
+      ctr("run", "--rm", "--snapshotter", "pilotlight", node.reference(image), node.named(id), ...command),
     async stop() {
       cri.close();
       await server.stop();

@@ -2,9 +2,9 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { findContainerds } from "./containerd.ts";
+import { type Containerd, findContainerds, startContainerd } from "./containerd.ts";
 import { type Docker, dockerHindrance, startDocker } from "./docker.ts";
-import { ContainerdNode, containerHindrance, IMAGE_NAMES } from "./node.ts";
+import { containerHindrance, IMAGE_NAMES, SnapshotNode } from "./node.ts";
 
 const [version] = await findContainerds();
 const why =
@@ -13,17 +13,20 @@ const why =
   (version === undefined ? "containerd is not installed" : undefined);
 
 describe("Docker", () => {
-  let node: ContainerdNode;
+  let node: SnapshotNode;
+  let containerd: Containerd;
   let docker: Docker["docker"];
   let stopDocker: Docker["stop"] | undefined;
 
   beforeAll(async () => {
     if (why !== undefined || version === undefined) return;
-    node = await ContainerdNode.start(version);
-    ({ docker, stop: stopDocker } = await startDocker(node.containerd.address, join(node.folder, "docker")));
+    node = await SnapshotNode.start();
+    containerd = await startContainerd(version, node);
+    ({ docker, stop: stopDocker } = await startDocker(containerd.address, join(node.folder, "docker")));
   });
   afterAll(async () => {
     await stopDocker?.();
+    await containerd?.stop();
     await node?.stop();
   });
 

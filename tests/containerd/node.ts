@@ -1,5 +1,5 @@
-// One machine of a test: a registry with three images, of which one is converted, a node agent with its snapshotter, a
-// containerd on it, and a converter that only listens.
+// One machine of a test: a registry with three images, of which one is converted, a node agent with its snapshotter, and a
+// converter that only listens.
 //   tools     converted
 //   sibling   begins with the same layer as `tools`, not converted
 //   stranger  shares nothing, not converted
@@ -21,7 +21,6 @@ import {
 import { freePort, runCommand } from "@pilotlight/servers";
 import { type GrpcDoor, grpcService, serveGrpc } from "@pilotlight/service";
 import { type ServiceProcess, startServiceProcess, startTestNats } from "@pilotlight/testing";
-import { type Containerd, type ContainerdVersion, startContainerd } from "./containerd.ts";
 import { type ImageRegistry, startImageRegistry } from "./image-registry.ts";
 
 const AGENT = new URL("../../services/node-agent/src/main.ts", import.meta.url);
@@ -40,10 +39,9 @@ export async function containerHindrance(): Promise<string | undefined> {
   );
 }
 
-export class ContainerdNode {
+export class SnapshotNode {
   readonly folder: string;
   readonly registry: ImageRegistry;
-  readonly containerd: Containerd;
   /** Images that the converter was asked for. */
   readonly asked: string[];
   readonly #environment: Record<string, string>;
@@ -52,26 +50,20 @@ export class ContainerdNode {
   #agent: ServiceProcess;
 
   private constructor(
-    parts: Pick<ContainerdNode, "folder" | "registry" | "containerd" | "asked">,
+    parts: Pick<SnapshotNode, "folder" | "registry" | "asked">,
     environment: Record<string, string>,
     digests: ReadonlyMap<string, string>,
     agent: ServiceProcess,
     stops: (() => Promise<unknown>)[],
   ) {
-    ({
-      folder: this.folder,
-      registry: this.registry,
-      containerd: this.containerd,
-      asked: this.asked,
-    } = parts);
+    ({ folder: this.folder, registry: this.registry, asked: this.asked } = parts);
     this.#environment = environment;
     this.#digests = digests;
     this.#agent = agent;
     this.#stops = stops;
   }
 
-  /** `namesImages`: whether containerd says which image it pulls. */
-  static async start(version: ContainerdVersion, { namesImages = true } = {}): Promise<ContainerdNode> {
+  static async start(): Promise<SnapshotNode> {
     const folder = await realpath(await mkdtemp(join(tmpdir(), "ctrd-")));
     const digests = await writeImages(join(folder, "layouts"));
     const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
@@ -83,7 +75,6 @@ export class ContainerdNode {
       serveConverter(asked),
       startTestNats(),
     ]);
-    const socket = join(folder, "s.sock");
     const environment = {
       NATS_URL: nats.url,
       STATE_DIR: join(folder, "state"),
@@ -92,13 +83,17 @@ export class ContainerdNode {
       ADMIN_PORT: "0",
       IMAGE_CONVERTER_ADDRESS: converter.address,
       SEGMENT_DIRS: join(folder, "segments"),
-      CONTAINERD_SOCKET: socket,
+      CONTAINERD_SOCKET: socketIn(folder),
       ACCELERATORS: "1",
     };
     const agent = await startServiceProcess(AGENT, environment);
-    const containerd = await startContainerd(version, join(folder, "containerd"), socket, namesImages);
     const stops = [() => converter.close(0), () => registry.close(), () => nats.stop()];
-    return new ContainerdNode({ folder, registry, containerd, asked }, environment, digests, agent, stops);
+    return new SnapshotNode({ folder, registry, asked }, environment, digests, agent, stops);
+  }
+
+  /** Where the snapshotter serves. */
+  get socket(): string {
+    return socketIn(this.folder);
   }
 
   get snapshotDirectory(): string {
@@ -126,12 +121,6 @@ export class ContainerdNode {
     return `${id}-${basename(this.folder)}`;
   }
 
-  /** Runs an image of containerd to its end; gives its output. */
-  run(image: ImageName, id: string, ...command: string[]): Promise<string> {
-    const what = [this.reference(image), this.named(id), ...command];
-    return this.containerd.ctr("run", "--rm", "--snapshotter", "pilotlight", ...what);
-  }
-
   async killAgent(): Promise<void> {
     await this.#agent.kill("SIGKILL");
   }
@@ -154,13 +143,14 @@ export class ContainerdNode {
   }
 
   async stop(): Promise<void> {
-    await this.containerd.stop();
     await this.#agent.stop();
     await this.endMounting();
     for (const stop of this.#stops) await stop();
     await rm(this.folder, { recursive: true, force: true });
   }
 }
+
+const socketIn = (folder: string) => join(folder, "s.sock");
 
 async function writeImages(directory: string): Promise<Map<string, string>> {
   const base = await baseLayer();
