@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from collections.abc import Iterator
 
 import torch
 
 from .client import Lease, TensorReady, open_weights
+from .device import Copier, DeviceError, library_path
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -35,6 +37,13 @@ DTYPES = {
 _held: list[Lease] = []
 
 
+def _dtype(ready: TensorReady) -> torch.dtype:
+    dtype = DTYPES.get(ready.dtype)
+    if dtype is None:
+        raise TypeError(f"{ready.name}: PyTorch has no tensors of {ready.dtype}")
+    return dtype
+
+
 class Segments:
     """Maps each segment once. Private mappings: nothing is copied until somebody writes, and then only that page."""
 
@@ -42,9 +51,7 @@ class Segments:
         self._maps: dict[str, mmap.mmap] = {}
 
     def tensor(self, ready: TensorReady) -> torch.Tensor:
-        dtype = DTYPES.get(ready.dtype)
-        if dtype is None:
-            raise TypeError(f"{ready.name}: PyTorch has no tensors of {ready.dtype}")
+        dtype = _dtype(ready)
         if ready.length == 0:
             return torch.empty(ready.shape, dtype=dtype)
         buffer = self._map(ready.path)
@@ -68,12 +75,66 @@ class Segments:
         return mapped
 
 
+class DeviceSegments:
+    """Tensors on a CUDA device, copied from the segments by the native copier: pinned, on streams of its own, slices too."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._copier = Copier(device.index if device.index is not None else torch.cuda.current_device())
+        self._maps: dict[str, tuple[mmap.mmap, torch.Tensor]] = {}
+
+    def tensor(self, ready: TensorReady) -> torch.Tensor:
+        target = torch.empty(ready.shape, dtype=_dtype(ready), device=self._device)
+        if ready.length > 0:
+            self._copier.copy(
+                target.data_ptr(),
+                self._map(ready.path).data_ptr() + ready.offset,
+                ready.run_bytes,
+                stride_bytes=ready.stride_bytes,
+                runs=ready.runs,
+                consumer=torch.cuda.current_stream(self._device).cuda_stream,
+            )
+        return target
+
+    def close(self) -> None:
+        """When the last copy is done."""
+        self._copier.close()
+        self._maps.clear()
+
+    def _map(self, path: str) -> torch.Tensor:
+        known = self._maps.get(path)
+        if known is not None:
+            return known[1]
+        with open(path, "rb") as file:
+            # Shared: pinning a private mapping would copy every page of it.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            # That nobody may write to it is what is wanted.
+            warnings.simplefilter("ignore", UserWarning)
+            memory = torch.frombuffer(mapped, dtype=torch.uint8)
+        try:
+            self._copier.register(memory.data_ptr(), memory.numel())
+        except DeviceError as error:
+            warnings.warn(f"{path} cannot be pinned, copies are slower: {error}", stacklevel=2)
+        self._maps[path] = (mapped, memory)
+        return memory
+
+
 def iterate(lease: Lease, device: str | torch.device = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors, as they arrive."""
+    """Names and tensors, as they arrive. On a CUDA device they may be used on the current stream at once."""
+    target = torch.device(device)
+    if target.type == "cuda" and library_path() is not None:
+        on_device = DeviceSegments(target)
+        try:
+            for ready in lease:
+                yield ready.name, on_device.tensor(ready)
+        finally:
+            on_device.close()
+        return
     segments = Segments()
     for ready in lease:
         tensor = segments.tensor(ready)
-        yield ready.name, tensor if str(device) == "cpu" else tensor.to(device, non_blocking=True)
+        yield ready.name, tensor if target.type == "cpu" else tensor.to(target, non_blocking=True)
 
 
 def load_file(source: str, device: str | torch.device = "cpu", **options: object) -> dict[str, torch.Tensor]:

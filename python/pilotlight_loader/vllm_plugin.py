@@ -5,6 +5,7 @@ from __future__ import annotations
 
 def register() -> None:
     """Called by vLLM in every process that it starts (entry point `vllm.general_plugins`)."""
+    from vllm.distributed import get_tensor_model_parallel_world_size
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
@@ -28,7 +29,10 @@ def register() -> None:
             """Nothing is downloaded ahead: the streamer has it, or fetches it."""
 
         def load_weights(self, model, model_config) -> None:
-            # vLLM cuts slices itself, so every rank maps whole tensors; the bytes are the node's, once.
+            # vLLM cuts slices itself, so every rank maps whole tensors; the bytes are the node's, once. One rank alone needs all
+            # of each, so it goes to its device as it arrives; of several each copies only what it cut.
             source = self._uri or model_config.model
+            alone = get_tensor_model_parallel_world_size() == 1
+            device = next(model.parameters()).device if alone else "cpu"
             with open_weights(source, address=self._address, replica_id=self._replica_id) as lease:
-                model.load_weights(iterate(lease))
+                model.load_weights(iterate(lease, device))

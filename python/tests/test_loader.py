@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 import pilotlight_loader
-from pilotlight_loader import StreamerError, load_file, open_weights, safe_open
+from pilotlight_loader import DeviceError, StreamerError, load_file, open_weights, safe_open
 
 SOURCE = os.environ["TEST_SOURCE"]
 FOLDER = Path(os.environ["TEST_FOLDER"])
@@ -76,6 +76,12 @@ class Failures(unittest.TestCase):
             open_weights("file:///nowhere")
         self.assertEqual(caught.exception.code, "NOT_FOUND")
         self.assertIn("file:///nowhere", str(caught.exception))
+
+    @unittest.skipIf(torch.cuda.is_available(), "this machine has a device")
+    def test_a_device_that_is_not_there_is_a_clear_error(self):
+        with self.assertRaises(DeviceError) as caught:
+            load_file(SOURCE, device="cuda:0")
+        self.assertIn("CUDA", str(caught.exception))
 
     def test_no_streamer_is_a_clear_error(self):
         with self.assertRaises(StreamerError) as caught:

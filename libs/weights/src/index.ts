@@ -9,6 +9,5 @@ export { readRange } from "./range-reader.ts";
 export { type Group, rankView } from "./rank.ts";
 export type { Peer, Relay } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
-export { reshard } from "./reshard.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
 export { type VerifiedFile, verifyWeights } from "./verify.ts";

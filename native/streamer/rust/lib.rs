@@ -8,6 +8,7 @@
 
 mod boundary;
 pub mod connection;
+pub mod device;
 pub mod failure;
 pub mod head;
 pub mod memory;
