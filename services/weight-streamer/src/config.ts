@@ -55,6 +55,10 @@ export const config = defineConfig("weight-streamer", {
     "Serve whoever asks, beside this node's replicas: people and tools, where the streamer runs without the platform. Replicas get their own weights only, either way.",
   ),
   orderWaitMs: durationMs(5_000, "How long a replica's order may arrive after its question."),
+  hintAgeMsMax: durationMs(
+    60_000,
+    "An older hint that weights are wanted is ignored: whoever needed them has asked by now.",
+  ),
   revalidateMs: durationMs(
     3_000,
     "How long a source may take to say whether held weights are still current.",

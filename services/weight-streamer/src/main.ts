@@ -66,13 +66,18 @@ await runService({
     const admit = createAdmission({ ...settings, assignments });
     const hints = await consumeIdempotent(
       bus,
-      { name: `hints_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "now" },
-      { weightsWanted: (hint) => onWeightsWanted(cache, hint, reporter) },
+      // A node that just booted may be given a replica before it has subscribed.
+      { name: `hints_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "beginning" },
+      {
+        weightsWanted(hint, _, { publishedAt }) {
+          if (Date.now() - publishedAt <= settings.hintAgeMsMax) onWeightsWanted(cache, hint, reporter);
+        },
+      },
     );
     context.onStop("hints", hints.close);
     const door = await serveGrpc(`${settings.grpcHost}:${settings.grpcPort}`, [
       grpcService(WeightStreamerService, {
-        loadWeights: (request, call) => loadWeights(cache, request, call, { admit, report: reporter }),
+        loadWeights: (request, call) => loadWeights(cache, request, call, { admit, reporter }),
         async listWeights() {
           const { bytesUsed, bytesMax } = cache.usage();
           const weights = cache.held().map((held) => ({ ...held, bytes: BigInt(held.bytes) }));

@@ -25,13 +25,13 @@ const seconds = histogram({
 /** Reports to the bus as this node. */
 export function createReporter(bus: Bus, nodeId: string): LoadReporter {
   const log = logger("loads");
-  const opened = new Map<string, number>();
   const quietly = (sending: Promise<void>) =>
     sending.catch((error) => log.warn("event not sent", { error: toPlatformError(error) }));
-  return {
-    event(source: string, event: WeightsEvent) {
+  return (source: string) => {
+    let bytes = 0;
+    const event = (event: WeightsEvent) => {
       if (event.kind === "opened") {
-        opened.set(source, event.bytesTotal);
+        bytes = event.bytesTotal;
         log.info("loading weights", {
           source,
           bytesTotal: event.bytesTotal,
@@ -41,8 +41,6 @@ export function createReporter(bus: Bus, nodeId: string): LoadReporter {
       } else if (event.kind === "progress") {
         publishSample(bus, EVENTS.weightsProgressed, { nodeId, source, ...wireProgress(event) });
       } else if (event.kind === "complete") {
-        const bytes = opened.get(source) ?? 0;
-        opened.delete(source);
         fetched.inc(event.bytesFetched);
         loads.inc({ outcome: event.bytesFetched > 0 ? "fetched" : "held" });
         seconds.observe(event.durationMs / 1000);
@@ -62,14 +60,14 @@ export function createReporter(bus: Bus, nodeId: string): LoadReporter {
           }),
         );
       }
-    },
-    failed(source: string, thrown: unknown) {
+    };
+    const failed = (thrown: unknown) => {
       const error = toPlatformError(thrown);
-      opened.delete(source);
       loads.inc({ outcome: "failed" });
       log.warn("weights not loaded", { source, error });
       const failure = { code: error.code, message: error.message, remedy: error.remedy ?? "" };
       void quietly(publish(bus, EVENTS.weightsFailed, { nodeId, source, failure }));
-    },
+    };
+    return { event, failed };
   };
 }

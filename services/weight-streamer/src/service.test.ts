@@ -206,6 +206,25 @@ describe("the weight streamer", () => {
     expect(second.opened.cached).toBe(true);
     expect(second.bytesFetched).toBe(0n);
   });
+  test("a hint that came while the node still booted is followed, an old one is not", async () => {
+    const source = await model("booting");
+    for (const nodeId of ["n2", "n3"]) await publish(bus, EVENTS.weightsWanted, { nodeId, source });
+    const boot = (nodeId: string, more: Record<string, string>) =>
+      startServiceProcess(MAIN, {
+        NATS_URL: nats.url,
+        NODE_ID: nodeId,
+        GRPC_PORT: "0",
+        STATE_DIR: join(folder, `state-${nodeId}`),
+        SEGMENT_DIR: join(folder, `shm-${nodeId}`),
+        DISK_BYTES_MAX: "0",
+        ...more,
+      });
+    const late = await boot("n3", { HINT_AGE_MS_MAX: "0" });
+    const booted = await boot("n2", {});
+    await expect.poll(() => loaded.some((event) => event.nodeId === "n2")).toBe(true);
+    expect(loaded.some((event) => event.nodeId === "n3")).toBe(false);
+    await Promise.all([late.stop(), booted.stop()]);
+  });
   test("what is not there, or is cut short, is a clear error by call and by event", async () => {
     const nowhere = `file://${folder}/models/nowhere`;
     await expect(load(nowhere)).rejects.toMatchObject({ code: "notFound" });

@@ -98,10 +98,13 @@ export class WeightCache {
   }
 
   /** Fetches ahead of need and keeps nothing pinned. Resolves when the weights are there; rejects if they cannot be. */
-  async prefetch(source: string): Promise<void> {
+  async prefetch(source: string, onEvent: (event: WeightsEvent) => void = () => {}): Promise<void> {
     const lease = this.load(source);
     try {
-      for await (const event of lease.events) if (event.kind === "complete") return;
+      for await (const event of lease.events) {
+        onEvent(event);
+        if (event.kind === "complete") return;
+      }
     } finally {
       lease.release();
     }

@@ -12,7 +12,7 @@ export async function* loadWeights(
   cache: WeightCache,
   request: LoadWeightsRequest,
   call: CallContext,
-  { admit, report }: { admit: Admission; report: LoadReporter },
+  { admit, reporter }: { admit: Admission; reporter: LoadReporter },
 ): AsyncGenerator<Response> {
   if (request.source === "") {
     throw new PlatformError("invalidArgument", "source is empty", {
@@ -23,18 +23,19 @@ export async function* loadWeights(
   await admit(request.replicaId, request.source, call.signal);
   const { rank, ranks } = request;
   let view = (event: WeightsEvent): WeightsEvent => event;
+  const report = reporter(request.source);
   const lease = cache.load(request.source);
   call.signal.addEventListener("abort", () => lease.release(), { once: true });
   try {
     for await (const event of lease.events) {
       if (event.kind === "opened") view = slicing(event.files, { rank, ranks });
-      report.event(request.source, event);
+      report.event(event);
       yield toWire(view(event));
     }
     await untilAborted(call.signal);
   } catch (error) {
     if (!call.signal.aborted) {
-      report.failed(request.source, error);
+      report.failed(error);
       throw error;
     }
   } finally {
@@ -51,10 +52,10 @@ function slicing(
   return (event) => (event.kind === "tensor" ? view(event) : event);
 }
 
-/** Told what happens, for events and logs. */
-export type LoadReporter = {
-  event(source: string, event: WeightsEvent): void;
-  failed(source: string, error: unknown): void;
+/** Makes somebody to tell what happens in one load of a source, for events and logs. */
+export type LoadReporter = (source: string) => {
+  event(event: WeightsEvent): void;
+  failed(error: unknown): void;
 };
 
 function untilAborted(signal: AbortSignal): Promise<void> {
