@@ -19,7 +19,7 @@ export type NodeView = {
   replicas: () => readonly Replica[];
 };
 
-/** Reports every `intervalMs`, at once too, until the returned function is called. */
+/** Reports every `intervalMs`, at once too, until the returned function is called, and then once more: a node that goes is cordoned. */
 export function startNodeReporter(bus: Bus, node: NodeView, intervalMs: number): () => void {
   const report = () => {
     const replicas = node.replicas();
@@ -41,5 +41,8 @@ export function startNodeReporter(bus: Bus, node: NodeView, intervalMs: number):
   };
   report();
   const timer = setInterval(report, intervalMs);
-  return () => clearInterval(timer);
+  return () => {
+    clearInterval(timer);
+    report();
+  };
 }
