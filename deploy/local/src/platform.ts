@@ -38,6 +38,8 @@ export type PlatformOptions = {
   /** Virtual accelerators of this node; fractions of them are what CPU replicas take. */
   accelerators: number;
   logLevel: "debug" | "info" | "warn" | "error";
+  /** Without the services that stand on every node: nodes of one's own join by NATS. Default: this machine is a node. */
+  withoutNode?: boolean;
   /** Servers that run already; started here where absent. */
   natsUrl?: string;
   postgresUrl?: string;
@@ -45,7 +47,14 @@ export type PlatformOptions = {
   onMovedPort?: (door: string, from: number, to: number) => void;
 };
 
-export type Endpoints = { gatewayUrl: string; controlUrl: string; natsUrl: string; bucketUri: string };
+export type Endpoints = {
+  gatewayUrl: string;
+  controlUrl: string;
+  natsUrl: string;
+  bucketUri: string;
+  /** For node agents. */
+  imageConverterAddress: string;
+};
 
 export type Platform = {
   readonly endpoints: Endpoints;
@@ -62,6 +71,8 @@ const SERVER_RESTART_DELAY_MS = 500;
 
 /** First who takes requests, then who starts replicas, then the rest: nothing is started or lost while stopping. */
 const STOP_ORDER = [["gateway"], ["rollout", "autoscaler"], ["node-agent"]];
+
+const NODE_SERVICES: ReadonlySet<string> = new Set(["node-agent", "weight-streamer"]);
 
 /** Starts everything and returns when all of it is ready. Throws `alreadyExists` when a platform runs on this folder. */
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
@@ -112,6 +123,7 @@ async function startHeld(
     controlUrl: `http://127.0.0.1:${ports.control}`,
     natsUrl: options.natsUrl ?? nats?.url ?? "",
     bucketUri: bucket.uri,
+    imageConverterAddress: `127.0.0.1:${ports.imageConverter}`,
   };
   // Before the processes: workers see the folder as it is when they start.
   const releaseMemory = takeSharedMemory(stateDir);
@@ -137,6 +149,7 @@ async function startHeld(
     );
     for (const name of serviceNames()) {
       if (name === "worker") continue; // the node agent starts these, from an image
+      if (options.withoutNode === true && NODE_SERVICES.has(name)) continue;
       supervisor.start(await processSpec(name, options, ports, shared));
     }
     await supervisor.ready();
@@ -178,7 +191,7 @@ function sharedEnvironment(
     POSTGRES_URL: postgresUrl,
     BUCKET_URI: endpoints.bucketUri,
     NODE_ID: nodeId(),
-    IMAGE_CONVERTER_ADDRESS: at(ports.imageConverter),
+    IMAGE_CONVERTER_ADDRESS: endpoints.imageConverterAddress,
     WEIGHT_STREAMER_ADDRESS: at(ports.weightStreamer),
     AUTOSCALER_ADDRESS: at(ports.autoscaler),
     ROLLOUT_ADDRESS: at(ports.rollout),
