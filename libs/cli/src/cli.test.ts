@@ -86,6 +86,7 @@ const replica = (phase: ReplicaView["phase"], extra: Partial<ReplicaView> = {}):
   phase,
   marks: [{ phase: "decided", at: 1_000 }],
   endpoint: null,
+  compileCache: null,
   goneReason: null,
   failure: null,
   accelerators: 0.5,
@@ -144,6 +145,7 @@ const waterfall: Waterfall = {
   nodeId: "node-1",
   phase: "ready",
   failure: null,
+  compileCache: { outcome: "hit", bytes: 1_500_000, durationMs: 300, savedBytes: 0 },
   rows: [
     { phase: "decided", at: 0, sinceStartMs: 0, durationMs: 0 },
     { phase: "imageUsable", at: 250, sinceStartMs: 250, durationMs: 250 },
@@ -321,6 +323,7 @@ describe("looking", () => {
     expect(bars[0]).toBe(0);
     expect(Math.abs((bars[2] ?? 0) - 2 * (bars[1] ?? 0))).toBeLessThanOrEqual(1);
     expect(lines[4]).toMatch(/first token.*250 ms +1\.0 s$/);
+    expect(lines[5]).toBe("  compile cache: 1.4 MiB restored in 300 ms");
   });
   test("the lines of one request are asked for everywhere, whatever the application", async () => {
     answers.set("GET /v1/logs", {

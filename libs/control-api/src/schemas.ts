@@ -35,6 +35,16 @@ export type RolloutPhaseName = z.infer<typeof rolloutPhase>;
 export const failure = z.object({ code: z.string(), message: z.string(), remedy: z.string() });
 export type FailureView = z.infer<typeof failure>;
 
+export const compileCache = z.object({
+  outcome: z
+    .enum(["hit", "held", "miss", "broken"])
+    .describe("Restored from the bucket, on the node already, not there yet, or not usable."),
+  bytes: z.number().int().min(0).describe("Restored, as files."),
+  durationMs: z.number(),
+  savedBytes: z.number().int().min(0).describe("Put into the bucket after this start."),
+});
+export type CompileCacheView = z.infer<typeof compileCache>;
+
 export const replica = z.object({
   replicaId: z.string(),
   application: z.string(),
@@ -48,6 +58,7 @@ export const replica = z.object({
   failure: failure.nullable(),
   accelerators: z.number(),
   memoryMib: z.number(),
+  compileCache: compileCache.nullable().default(null).describe("null: the deployment keeps none."),
   updatedAt: at,
 });
 export type ReplicaView = z.infer<typeof replica>;
@@ -61,6 +72,7 @@ export const waterfall = z.object({
   nodeId: z.string(),
   phase: replicaPhase,
   failure: failure.nullable(),
+  compileCache: compileCache.nullable(),
   rows: z.array(
     z.object({
       phase: replicaPhase,

@@ -54,6 +54,7 @@ export {
 export { DEFAULT_LAYER_LIMITS, type LayerEntry, type LayerLimits, LayerScanner } from "./layer-scan.ts";
 export { type Inode, type InodeKind, LayerMerger, walk } from "./merge.ts";
 export { decodeChunk, metadataImage } from "./metadata.ts";
+export { normalisePath, parentOf } from "./path.ts";
 export {
   encodeProfile,
   hotRuns,

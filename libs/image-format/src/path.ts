@@ -38,7 +38,11 @@ export function nameOf(path: string): string {
 
 function refused(name: string, why: string): PlatformError {
   const shown = textOfBytes(name.length > 200 ? `${name.slice(0, 200)}…` : name);
-  return new PlatformError("corrupt", `the layer has an entry whose path ${why}: ${JSON.stringify(shown)}`, {
-    remedy: "The layer is hostile or was written by a broken tool; do not run this image.",
-  });
+  return new PlatformError(
+    "corrupt",
+    `the archive has an entry whose path ${why}: ${JSON.stringify(shown)}`,
+    {
+      remedy: "The archive is hostile or was written by a broken tool; do not run what is in it.",
+    },
+  );
 }

@@ -32,6 +32,19 @@ describe("a good file", () => {
     expect(deployment?.environment).toEqual({});
   });
 
+  test("a compile cache names its variables, each once", () => {
+    const withCache = (variables: string) => `${MINIMAL}    compileCache: { variables: [${variables}] }\n`;
+    const parsed = parseApplication(withCache("TRITON_CACHE_DIR"), { fileName: "app.yaml" });
+    if (!("application" in parsed)) throw new Error(JSON.stringify(parsed.problems));
+    expect(parsed.application.deployments[0]?.compileCache).toEqual({
+      variables: ["TRITON_CACHE_DIR"],
+      sizeMaxMb: 2048,
+      key: "",
+    });
+    expect(shown(withCache("A, A")).join()).toContain("names a variable twice");
+    expect(shown(withCache("a/b")).join()).toContain("must be a variable name");
+  });
+
   test("anchors and aliases work, as YAML people expect", () => {
     const text = MINIMAL.replace("engine: {", "environment: &e { A: x }\n    engine: {").concat(
       "  - name: logic\n    image: pilotlight://worker\n    engine: { kind: process, command: [run], env: *e }\n",

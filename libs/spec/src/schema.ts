@@ -270,6 +270,36 @@ const admission = z
   })
   .describe("What happens to requests that no replica has room for.");
 
+const compileCache = z
+  .strictObject({
+    variables: z
+      .array(
+        z.string().max(256).regex(ENVIRONMENT_NAME, "must be a variable name: letters, digits, underscores"),
+      )
+      .min(1)
+      .max(16)
+      .refine((names) => new Set(names).size === names.length, "names a variable twice")
+      .describe(
+        "Environment variables by which the engine is told its cache folders, e.g. `TORCHINDUCTOR_CACHE_DIR`, `TRITON_CACHE_DIR`, `VLLM_CACHE_ROOT`, `CUDA_CACHE_PATH`. Each gets a folder.",
+      ),
+    sizeMaxMb: z
+      .int()
+      .min(1)
+      .max(65_536)
+      .default(2048)
+      .describe("Folders that hold more than this together, in MiB, are not kept."),
+    key: z
+      .string()
+      .max(256)
+      .default("")
+      .describe(
+        "Tells caches apart beyond image, model, engine settings, environment and kind of accelerator: the version of a driver, for instance.",
+      ),
+  })
+  .describe(
+    "Keeps what the engine compiles at the first start of a version (kernels, graphs) and restores it before the next ones. Leave it out for engines that compile nothing.",
+  );
+
 const deployment = z
   .strictObject({
     name: dnsLabel.describe("Name of the deployment, unique in the application."),
@@ -288,6 +318,7 @@ const deployment = z
       .default(300_000)
       .describe("How long running requests may finish after a replica was told to stop, in ms."),
     environment: environment.default({}).describe("Environment variables of the replica."),
+    compileCache: compileCache.optional(),
   })
   .superRefine(checkDeployment, { when: () => true })
   .describe("One model or one step of business logic.");

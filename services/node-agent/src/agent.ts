@@ -5,6 +5,7 @@ import { type Bus, connectServiceBus, consumeIdempotent } from "@pilotlight/bus"
 import { type ImageRuntime, localBackend } from "@pilotlight/compute";
 import { ImageConverterService, keyToken, NodeAgentService } from "@pilotlight/contracts";
 import { toPlatformError } from "@pilotlight/errors";
+import type { ObjectStore } from "@pilotlight/object-store";
 import {
   grpcClient,
   grpcService,
@@ -19,6 +20,8 @@ import { capacityOf, segmentDirsOf } from "./adapters/machine.ts";
 import { startNodeReporter } from "./adapters/node-reporter.ts";
 import { prepareLaunch } from "./adapters/prepare-launch.ts";
 import { StatusPublisher } from "./adapters/status-publisher.ts";
+import { CompileCaches } from "./compile-cache/compile-caches.ts";
+import { compileCachePorts } from "./compile-cache/ports.ts";
 import type { config } from "./config.ts";
 import { imageReferenceOf, type LaunchSettings } from "./domain/launch.ts";
 import { statusOf } from "./domain/status.ts";
@@ -43,6 +46,8 @@ const ORDER_TIMEOUT_MS = 5_000;
 /** How a node comes to its images. */
 export type NodeImages = {
   runtime: ImageRuntime;
+  /** The bucket of the converted images, where compile caches lie too. */
+  bucket: ObjectStore;
   /** Brings images that are not converted yet. Undefined: they are waited for. */
   pull?: Pull | undefined;
   /** Joins the other nodes that have images, over the bus. */
@@ -88,6 +93,13 @@ export async function startAgent(
     workerAdvertisedHost: settings.workerAdvertisedHost,
     logLevel: settings.logLevel,
   };
+  const caches = new CompileCaches({
+    bucket: images.bucket,
+    directory: join(stateDir, "compile-caches"),
+    restoreTimeoutMs: settings.compileCacheTimeoutMs,
+    settleMs: settings.compileCacheSettleMs,
+  });
+  const compileCache = compileCachePorts(caches, capacity.acceleratorKind);
   const files = await openReplicaFiles(join(stateDir, "replicas"));
   const ports: RunnerPorts = {
     backend,
@@ -95,8 +107,17 @@ export async function startAgent(
     announce: (replica) => publisher.announce(replica),
     ensureImage: async (replica, signal) =>
       ensureImage(converter, imageReferenceOf(replica, settings.workerImage), images.pull, signal),
+    restoreCompileCache: compileCache.restore,
+    saveCompileCache: compileCache.save,
     prepareLaunch: (replica) =>
-      prepareLaunch(replica, backend, capacity.acceleratorKind, segmentDirs, launchSettings),
+      prepareLaunch(
+        replica,
+        backend,
+        capacity.acceleratorKind,
+        segmentDirs,
+        compileCache.foldersOf(replica),
+        launchSettings,
+      ),
     lastLines: ({ assignment }) =>
       lastLinesOf([STDERR_FILE, STDOUT_FILE].map((name) => join(backend.folder(assignment.replicaId), name))),
     limits: { killTimeoutMs: settings.killTimeoutMs, drainGraceMs: settings.drainGraceMs },
@@ -149,8 +170,8 @@ export async function startAgent(
       context.log.warn("gone replicas cannot be forgotten", { error: toPlatformError(error) });
     });
   const tidy = () =>
-    images.tidy?.().catch((error) => {
-      context.log.warn("images that are not needed cannot be removed", { error: toPlatformError(error) });
+    Promise.all([images.tidy?.(), caches.tidy(compileCache.inUse(replicas.list()))]).catch((error) => {
+      context.log.warn("what no replica needs cannot be removed", { error: toPlatformError(error) });
     });
   const housekeeping = setInterval(() => {
     void forget();

@@ -105,6 +105,16 @@ export const config = defineConfig("node-agent", {
     min: 1,
   }),
   retryDelayMsMax: durationMs(5_000, "Longest such delay.", { min: 1 }),
+  compileCacheTimeoutMs: durationMs(
+    60_000,
+    "How long a start waits for its version's compile cache before it goes on without.",
+    { min: 1 },
+  ),
+  compileCacheSettleMs: durationMs(
+    2_000,
+    "A new compile cache is saved when nothing in it has changed for so long.",
+    { min: 10 },
+  ),
   goneKeepMs: durationMs(24 * 3_600_000, "How long a replica that is gone is remembered and shown."),
   stopReplicasOnExit: flag(
     false,

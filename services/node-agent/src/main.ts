@@ -59,6 +59,7 @@ await runService({
         context.onStop("containerd's snapshots", stop);
       }
       return {
+        bucket,
         // What was pulled before the setting changed is still served.
         runtime: eitherRuntime(converted, pulled.runtime),
         pull: context.config.pullNewImages

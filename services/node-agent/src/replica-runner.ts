@@ -7,6 +7,7 @@ import { type RetryPolicy, retry, toPlatformError } from "@pilotlight/errors";
 import { logger } from "@pilotlight/telemetry";
 import { AsyncQueue } from "./async-queue.ts";
 import {
+  type CompileCache,
   type Failure,
   type Replica,
   type ReplicaInput,
@@ -25,6 +26,10 @@ export type RunnerPorts = {
   announce(replica: Replica): void;
   /** Sees to it that the replica's image can be mounted. */
   ensureImage(replica: Replica, signal: AbortSignal): Promise<ImageToMount>;
+  /** Restores the version's compile cache; undefined where it has none. Never fails. */
+  restoreCompileCache(replica: Replica, image: ImageToMount): Promise<CompileCache | undefined>;
+  /** Saves it after a start, where that is worth it. Gives the bytes. Never fails. */
+  saveCompileCache(replica: Replica, signal: AbortSignal): Promise<number>;
   /** Prepares the replica's folder and says how its process is started. */
   prepareLaunch(replica: Replica): Promise<Launch>;
   /** The end of what the process wrote to stderr. */
@@ -61,6 +66,8 @@ export class ReplicaRunner {
   #timer: NodeJS.Timeout | undefined;
   #process: PlacedProcess | undefined;
   #commands: AsyncQueue<WorkerCommand> | undefined;
+  #restoring: Promise<void> | undefined;
+  readonly #closing = new AbortController();
   #closed = false;
   readonly #goneListeners: (() => void)[] = [];
   readonly #log = logger("replica");
@@ -109,6 +116,7 @@ export class ReplicaRunner {
   /** Stops moving the replica and leaves it as it is, for the next agent. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#closing.abort();
     clearTimeout(this.#timer);
     this.#act.abort();
     this.#commands?.end();
@@ -145,7 +153,28 @@ export class ReplicaRunner {
     else this.#arm();
     if (state.kind === "draining") this.#order();
     if (state.kind === "gone") this.#tellGone();
-    if (!wasReady(before) && wasReady(after)) void this.#ports.backend.learnStart(replicaId);
+    if (!wasReady(before) && wasReady(after)) {
+      void this.#ports.backend.learnStart(replicaId);
+      void this.#saveCompileCache(after);
+    }
+  }
+
+  /** Beside the mounting of the image and the coming of the weights; the process's start waits for it. */
+  #restoreCompileCacheOnce(image: ImageToMount): Promise<void> {
+    this.#restoring ??= this.#restoreCompileCache(image);
+    return this.#restoring;
+  }
+
+  async #restoreCompileCache(image: ImageToMount): Promise<void> {
+    const cache = await this.#ports.restoreCompileCache(this.#replica, image);
+    if (cache !== undefined) await this.send({ kind: "compileCache", cache });
+  }
+
+  async #saveCompileCache(replica: Replica): Promise<void> {
+    const savedBytes = await this.#ports.saveCompileCache(replica, this.#closing.signal);
+    const cache = replica.compileCache;
+    if (cache !== undefined && savedBytes > 0)
+      await this.send({ kind: "compileCache", cache: { ...cache, savedBytes } });
   }
 
   #tellGone(): void {
@@ -196,9 +225,12 @@ export class ReplicaRunner {
           image: await this.#keepTrying(() => this.#ports.ensureImage(this.#replica, signal), signal),
         };
       case "mounting":
+        void this.#restoreCompileCacheOnce(state.image);
         await this.#keepTrying(() => this.#mount(state.image, signal), signal);
         return { kind: "mounted" };
       case "starting": {
+        await this.#restoreCompileCacheOnce(state.image);
+        signal.throwIfAborted();
         const process = await this.#keepTrying(async () => {
           const launch = await this.#ports.prepareLaunch(this.#replica);
           return backend.start(place, state.image, launch, signal);

@@ -5,6 +5,7 @@ import type { Act } from "../cli.ts";
 import type { Context, GlobalOptions } from "../context.ts";
 import { formatBytes, formatDuration, formatInstant, formatPercent, formatProgress } from "../text/format.ts";
 import { table } from "../text/table.ts";
+import { describeCache } from "../text/waterfall.ts";
 
 export const statusCommand = (act: Act): Command =>
   new Command("status")
@@ -134,7 +135,8 @@ function detail(application: ApplicationDetail, context: Context): string[] {
       one.nodeId,
       start === undefined || ready === undefined ? "" : formatDuration(ready - start),
       formatInstant(one.updatedAt, now),
-      one.failure?.message ?? "",
+      one.failure?.message ??
+        (one.compileCache === null ? "" : `compile cache: ${describeCache(one.compileCache)}`),
     ];
   };
   return [

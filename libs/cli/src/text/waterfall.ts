@@ -1,6 +1,6 @@
 // A cold start drawn in the terminal: each phase begins where the one before ended.
-import type { ReplicaPhaseName, Waterfall } from "@pilotlight/control-api";
-import { formatDuration } from "./format.ts";
+import type { CompileCacheView, ReplicaPhaseName, Waterfall } from "@pilotlight/control-api";
+import { formatBytes, formatDuration } from "./format.ts";
 
 /** What happened until a replica entered the phase. */
 const UNTIL: Record<ReplicaPhaseName, string> = {
@@ -41,6 +41,24 @@ export function drawWaterfall(waterfall: Waterfall, columns: number): string[] {
   return [
     title,
     ...lines,
+    ...(waterfall.compileCache === null ? [] : [`  compile cache: ${describeCache(waterfall.compileCache)}`]),
     ...(failure === null ? [] : [`  failed: ${failure.message}`, `  ${failure.remedy}`]),
   ];
+}
+
+/** What became of a compile cache, in a few words. */
+export function describeCache({ outcome, bytes, durationMs, savedBytes }: CompileCacheView): string {
+  const saved = savedBytes === 0 ? "" : `, ${formatBytes(savedBytes)} saved`;
+  switch (outcome) {
+    case "hit":
+      return `${formatBytes(bytes)} restored in ${formatDuration(durationMs)}${saved}`;
+    case "held":
+      return `on the node already${saved}`;
+    case "miss":
+      return `none yet${saved}`;
+    case "broken":
+      return `not usable, started without${saved}`;
+    default:
+      return outcome satisfies never;
+  }
 }

@@ -17,7 +17,7 @@ export function specMessage(application: Application, bucketUri: string): SpecIn
 }
 
 function deploymentMessage(deployment: Deployment, bucketUri: string): DeploymentInit {
-  const { model, resources, autoscaling, rollout, admission } = deployment;
+  const { model, resources, autoscaling, rollout, admission, compileCache } = deployment;
   const { unknownPassesAfterMs, ...gates } = rollout.gates;
   return {
     name: deployment.name,
@@ -42,6 +42,15 @@ function deploymentMessage(deployment: Deployment, bucketUri: string): Deploymen
     startTimeoutMs: deployment.startTimeoutMs,
     environment: deployment.environment,
     admission: { queueLengthMax: admission.queueLengthMax, queueWaitMsMax: admission.queueWaitMsMax },
+    ...(compileCache === undefined
+      ? {}
+      : {
+          compileCache: {
+            variables: compileCache.variables,
+            sizeMaxMib: compileCache.sizeMaxMb,
+            key: compileCache.key,
+          },
+        }),
   };
 }
 

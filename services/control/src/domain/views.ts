@@ -9,7 +9,7 @@ import {
   type WeightsLoaded,
 } from "@pilotlight/contracts";
 import type { FailureView, ImageView, ReplicaView, Waterfall, WeightsView } from "@pilotlight/control-api";
-import { goneReasonName, replicaPhaseName } from "./wire-names.ts";
+import { compileCacheOutcomeName, goneReasonName, replicaPhaseName } from "./wire-names.ts";
 
 type ReplicaStatus = MessageShape<typeof ReplicaStatusSchema>;
 
@@ -32,8 +32,16 @@ export function replicaView(status: ReplicaStatus, now: number): ReplicaView {
     failure: failureView(status.failure),
     accelerators: status.resources?.accelerators ?? 0,
     memoryMib: status.resources?.memoryMib ?? 0,
+    compileCache: compileCacheView(status.compileCache),
     updatedAt: marks.at(-1)?.at ?? now,
   };
+}
+
+function compileCacheView(status: ReplicaStatus["compileCache"]): ReplicaView["compileCache"] {
+  const outcome = compileCacheOutcomeName(status?.outcome);
+  if (status === undefined || outcome === null) return null;
+  const { bytes, durationMs, savedBytes } = status;
+  return { outcome, bytes: Number(bytes), durationMs, savedBytes: Number(savedBytes) };
 }
 
 /** The cold start of a replica: its marks with the time between them. Draining and going are no part of it. */
@@ -49,6 +57,7 @@ export function waterfallOf(replica: ReplicaView): Waterfall {
     nodeId: replica.nodeId,
     phase: replica.phase,
     failure: replica.failure,
+    compileCache: replica.compileCache,
     rows: marks.map(({ phase, at }, index) => ({
       phase,
       at,

@@ -1,6 +1,12 @@
 // The names that people read for the numbers on the wire. The only file of control that knows both.
-import { GoneReason, LogLevel, ReplicaPhase, RolloutPhase } from "@pilotlight/contracts";
-import type { LogLineView, ReplicaPhaseName, ReplicaView, RolloutPhaseName } from "@pilotlight/control-api";
+import { CompileCacheOutcome, GoneReason, LogLevel, ReplicaPhase, RolloutPhase } from "@pilotlight/contracts";
+import type {
+  CompileCacheView,
+  LogLineView,
+  ReplicaPhaseName,
+  ReplicaView,
+  RolloutPhaseName,
+} from "@pilotlight/control-api";
 
 const REPLICA_PHASE: Record<ReplicaPhase, ReplicaPhaseName> = {
   [ReplicaPhase.UNSPECIFIED]: "decided",
@@ -22,6 +28,14 @@ const GONE_REASON: Record<GoneReason, ReplicaView["goneReason"]> = {
   [GoneReason.CRASHED]: "crashed",
   [GoneReason.START_FAILED]: "startFailed",
   [GoneReason.NODE_LOST]: "nodeLost",
+};
+
+const CACHE_OUTCOME: Record<CompileCacheOutcome, CompileCacheView["outcome"] | null> = {
+  [CompileCacheOutcome.UNSPECIFIED]: null,
+  [CompileCacheOutcome.HIT]: "hit",
+  [CompileCacheOutcome.HELD]: "held",
+  [CompileCacheOutcome.MISS]: "miss",
+  [CompileCacheOutcome.BROKEN]: "broken",
 };
 
 const ROLLOUT_PHASE: Record<RolloutPhase, RolloutPhaseName> = {
@@ -46,6 +60,9 @@ const LOG_LEVEL: Record<LogLevel, LogLineView["level"]> = {
 // A number that a newer service sent shows as the nearest thing that is known here.
 export const replicaPhaseName = (phase: ReplicaPhase): ReplicaPhaseName => REPLICA_PHASE[phase] ?? "decided";
 export const goneReasonName = (reason: GoneReason): ReplicaView["goneReason"] => GONE_REASON[reason] ?? null;
+export const compileCacheOutcomeName = (
+  outcome: CompileCacheOutcome = CompileCacheOutcome.UNSPECIFIED,
+): CompileCacheView["outcome"] | null => CACHE_OUTCOME[outcome] ?? null;
 export const rolloutPhaseName = (phase: RolloutPhase): RolloutPhaseName => ROLLOUT_PHASE[phase] ?? "stepping";
 export const logLevelName = (level: LogLevel): LogLineView["level"] => LOG_LEVEL[level] ?? "unknown";
 

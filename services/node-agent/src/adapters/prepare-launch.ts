@@ -14,12 +14,16 @@ const ASSIGNMENT_FILE = "assignment.json";
 /** How names are found is the node's matter, not the image's: every container runtime hands these in. */
 const NAME_SERVICE_FILES = ["/etc/resolv.conf", "/etc/hosts"].filter((path) => existsSync(path));
 
+/** Where the replica's engine keeps what it compiles, and the variables that tell it. */
+export type CacheFolders = { folder: string; environment: Readonly<Record<string, string>> };
+
 /** Writes the assignment and says how the process is started. */
 export async function prepareLaunch(
   replica: Replica,
   backend: Backend,
   acceleratorKind: string,
   segmentDirs: readonly string[],
+  compileCache: CacheFolders | undefined,
   settings: LaunchSettings,
 ): Promise<Launch> {
   const folder = backend.folder(replica.assignment.replicaId);
@@ -30,8 +34,17 @@ export async function prepareLaunch(
   );
   await rename(`${assignmentFile}.new`, assignmentFile);
   return {
-    environment: environmentOf(replica, assignmentFile, acceleratorKind, settings),
-    binds: [folder, ...segmentDirs, ...NAME_SERVICE_FILES].map((path) => ({ path, writable: false })),
+    environment: environmentOf(
+      replica,
+      assignmentFile,
+      acceleratorKind,
+      compileCache?.environment ?? {},
+      settings,
+    ),
+    binds: [
+      ...[folder, ...segmentDirs, ...NAME_SERVICE_FILES].map((path) => ({ path, writable: false })),
+      ...(compileCache === undefined ? [] : [{ path: compileCache.folder, writable: true }]),
+    ],
     devices: devicesOf(replica, acceleratorKind, acceleratorDevices()),
     stdoutFile: join(folder, STDOUT_FILE),
     stderrFile: join(folder, STDERR_FILE),

@@ -30,11 +30,13 @@ export function environmentOf(
   replica: Replica,
   assignmentFile: string,
   acceleratorKind: string,
+  compileCache: Readonly<Record<string, string>>,
   settings: LaunchSettings,
 ): Record<string, string> {
   const devices = replica.assignment.deviceIndexes;
   return {
     ...replica.assignment.deployment?.environment,
+    ...compileCache,
     ...(isNvidia(acceleratorKind) ? { CUDA_VISIBLE_DEVICES: devices.join(",") } : {}),
     ASSIGNMENT_FILE: assignmentFile,
     REPLICA_TOKEN: replica.token,

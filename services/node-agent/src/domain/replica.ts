@@ -28,6 +28,17 @@ export type WorkerReport = {
   failure?: Failure | undefined;
 };
 
+/** How the start found its version's compile cache. */
+export type CompileCache = {
+  key: string;
+  outcome: "hit" | "held" | "miss" | "broken";
+  /** Restored, as files. */
+  bytes: number;
+  durationMs: number;
+  /** Put into the bucket after this start. */
+  savedBytes: number;
+};
+
 /** Why a replica ends. */
 export type Outcome = { reason: "drained" | "crashed" | "startFailed"; failure?: Failure | undefined };
 
@@ -57,6 +68,7 @@ export type Replica = {
   revision: number;
   marks: readonly Mark[];
   worker?: WorkerReport | undefined;
+  compileCache?: CompileCache | undefined;
   /** What hinders a start that is still being tried. */
   trouble?: Failure | undefined;
   state: ReplicaState;
@@ -66,6 +78,8 @@ export type ReplicaInput =
   | { kind: "imageReady"; image: ImageToMount }
   | { kind: "mounted" }
   | { kind: "started"; process: ProcessIdentity }
+  /** What is known of its compile cache has changed. */
+  | { kind: "compileCache"; cache: CompileCache }
   /** An act failed but is tried again. */
   | { kind: "hindered"; failure: Failure }
   /** An act failed for good. */
@@ -165,6 +179,8 @@ export function step(replica: Replica, input: ReplicaInput, now: number, limits:
         now,
         limits,
       );
+    case "compileCache":
+      return state.kind === "gone" ? replica : { ...replica, compileCache: input.cache };
     case "hindered":
       return canStillStart(state) && replica.trouble?.message !== input.failure.message
         ? { ...replica, trouble: input.failure }

@@ -1,13 +1,33 @@
 // From the agent's view of a replica to the document that everyone reads.
 import { create } from "@bufbuild/protobuf";
-import { GoneReason, type ReplicaStatus, ReplicaStatusSchema, timestampFromMs } from "@pilotlight/contracts";
-import { type Outcome, phaseOf, type Replica } from "./replica.ts";
+import {
+  CompileCacheOutcome,
+  GoneReason,
+  type ReplicaStatus,
+  ReplicaStatusSchema,
+  timestampFromMs,
+} from "@pilotlight/contracts";
+import { type CompileCache, type Outcome, phaseOf, type Replica } from "./replica.ts";
 
 const GONE_REASON = {
   drained: GoneReason.DRAINED,
   crashed: GoneReason.CRASHED,
   startFailed: GoneReason.START_FAILED,
 } as const satisfies Record<Outcome["reason"], GoneReason>;
+
+const CACHE_OUTCOME = {
+  hit: CompileCacheOutcome.HIT,
+  held: CompileCacheOutcome.HELD,
+  miss: CompileCacheOutcome.MISS,
+  broken: CompileCacheOutcome.BROKEN,
+} as const satisfies Record<CompileCache["outcome"], CompileCacheOutcome>;
+
+const cacheStatus = ({ outcome, bytes, durationMs, savedBytes }: CompileCache) => ({
+  outcome: CACHE_OUTCOME[outcome],
+  bytes: BigInt(bytes),
+  durationMs,
+  savedBytes: BigInt(savedBytes),
+});
 
 /** The replica's whole state for `replicaReported`. */
 export function statusOf(replica: Replica): ReplicaStatus {
@@ -26,6 +46,7 @@ export function statusOf(replica: Replica): ReplicaStatus {
     inFlightMax: replica.worker?.inFlightMax ?? 0,
     ...(gone === undefined ? {} : { goneReason: GONE_REASON[gone.reason] }),
     ...(failure === undefined ? {} : { failure }),
+    ...(replica.compileCache === undefined ? {} : { compileCache: cacheStatus(replica.compileCache) }),
     ...(assignment.deployment?.resources === undefined ? {} : { resources: assignment.deployment.resources }),
   });
 }

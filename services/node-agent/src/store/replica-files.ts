@@ -61,6 +61,15 @@ const file = z.object({
       failure: failure.optional(),
     })
     .optional(),
+  compileCache: z
+    .object({
+      key: z.string(),
+      outcome: z.enum(["hit", "held", "miss", "broken"]),
+      bytes: z.number(),
+      durationMs: z.number(),
+      savedBytes: z.number(),
+    })
+    .optional(),
   trouble: failure.optional(),
   state,
 });

@@ -4,8 +4,10 @@
 //   crashStart    says something on stderr and ends before it attaches
 //   silent        never attaches
 //   failing       reports a failure and stays
+// With TEST_COMPILE_CACHE it says what is in that folder, and compiles something into it.
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fromJson } from "@bufbuild/protobuf";
 import {
@@ -26,6 +28,7 @@ const {
   REPLICA_TOKEN = "",
   NODE_AGENT_ADDRESS = "",
   DRAIN_MS = "0",
+  TEST_COMPILE_CACHE,
 } = process.env;
 const say = (msg: string, more: object = {}) =>
   process.stdout.write(`${JSON.stringify({ level: "info", msg, ...more })}\n`);
@@ -44,6 +47,11 @@ if (MODE === "deaf") {
 
 const { replicaId } = fromJson(ReplicaAssignmentSchema, JSON.parse(readFileSync(ASSIGNMENT_FILE, "utf8")));
 say("up", { requestId: "req-1", environment: Object.keys(process.env).sort(), pid: process.pid });
+
+if (TEST_COMPILE_CACHE !== undefined) {
+  say("cache", { files: readdirSync(TEST_COMPILE_CACHE) });
+  writeFileSync(join(TEST_COMPILE_CACHE, "kernel.bin"), "compiled");
+}
 
 const startedAt = Date.now();
 const report: Report = {

@@ -121,6 +121,13 @@ export declare type DeploymentSpec = Message<"pilotlight.documents.v1.Deployment
    * @generated from field: pilotlight.documents.v1.AdmissionSpec admission = 11;
    */
   admission?: AdmissionSpec | undefined;
+
+  /**
+   * Absent: what the engine compiles is lost with each replica.
+   *
+   * @generated from field: pilotlight.documents.v1.CompileCacheSpec compile_cache = 12;
+   */
+  compileCache?: CompileCacheSpec | undefined;
 };
 
 /**
@@ -128,6 +135,40 @@ export declare type DeploymentSpec = Message<"pilotlight.documents.v1.Deployment
  * Use `create(DeploymentSpecSchema)` to create a new message.
  */
 export declare const DeploymentSpecSchema: GenMessage<DeploymentSpec>;
+
+/**
+ * What an engine compiles at its start (kernels, graphs), kept from the first start of a version for the next ones.
+ *
+ * @generated from message pilotlight.documents.v1.CompileCacheSpec
+ */
+export declare type CompileCacheSpec = Message<"pilotlight.documents.v1.CompileCacheSpec"> & {
+  /**
+   * Variables by which the program is told its cache folders, e.g. `TORCHINDUCTOR_CACHE_DIR`; each gets a folder.
+   *
+   * @generated from field: repeated string variables = 1;
+   */
+  variables: string[];
+
+  /**
+   * What fills more than this is not kept.
+   *
+   * @generated from field: uint32 size_max_mib = 2;
+   */
+  sizeMaxMib: number;
+
+  /**
+   * Tells apart what the platform cannot see, e.g. the version of a driver.
+   *
+   * @generated from field: string key = 3;
+   */
+  key: string;
+};
+
+/**
+ * Describes the message pilotlight.documents.v1.CompileCacheSpec.
+ * Use `create(CompileCacheSpecSchema)` to create a new message.
+ */
+export declare const CompileCacheSpecSchema: GenMessage<CompileCacheSpec>;
 
 /**
  * Which weights, and under which name clients ask for them.

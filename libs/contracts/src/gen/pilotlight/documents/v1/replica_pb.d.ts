@@ -168,6 +168,13 @@ export declare type ReplicaStatus = Message<"pilotlight.documents.v1.ReplicaStat
    * @generated from field: uint32 in_flight_max = 12;
    */
   inFlightMax: number;
+
+  /**
+   * What became of the version's compile cache, where it has one.
+   *
+   * @generated from field: pilotlight.documents.v1.CompileCacheStatus compile_cache = 13;
+   */
+  compileCache?: CompileCacheStatus | undefined;
 };
 
 /**
@@ -175,6 +182,45 @@ export declare type ReplicaStatus = Message<"pilotlight.documents.v1.ReplicaStat
  * Use `create(ReplicaStatusSchema)` to create a new message.
  */
 export declare const ReplicaStatusSchema: GenMessage<ReplicaStatus>;
+
+/**
+ * A version's compile cache as one replica met it.
+ *
+ * @generated from message pilotlight.documents.v1.CompileCacheStatus
+ */
+export declare type CompileCacheStatus = Message<"pilotlight.documents.v1.CompileCacheStatus"> & {
+  /**
+   * @generated from field: pilotlight.documents.v1.CompileCacheOutcome outcome = 1;
+   */
+  outcome: CompileCacheOutcome;
+
+  /**
+   * Restored, as files.
+   *
+   * @generated from field: uint64 bytes = 2;
+   */
+  bytes: bigint;
+
+  /**
+   * What restoring, or finding nothing, took; the image was mounted and the weights came meanwhile.
+   *
+   * @generated from field: uint32 duration_ms = 3;
+   */
+  durationMs: number;
+
+  /**
+   * Put into the bucket after this start; 0: nothing.
+   *
+   * @generated from field: uint64 saved_bytes = 4;
+   */
+  savedBytes: bigint;
+};
+
+/**
+ * Describes the message pilotlight.documents.v1.CompileCacheStatus.
+ * Use `create(CompileCacheStatusSchema)` to create a new message.
+ */
+export declare const CompileCacheStatusSchema: GenMessage<CompileCacheStatus>;
 
 /**
  * What went wrong, in words for people and a code for programs.
@@ -339,4 +385,49 @@ export enum GoneReason {
  * Describes the enum pilotlight.documents.v1.GoneReason.
  */
 export declare const GoneReasonSchema: GenEnum<GoneReason>;
+
+/**
+ * How a replica's start found the version's compile cache.
+ *
+ * @generated from enum pilotlight.documents.v1.CompileCacheOutcome
+ */
+export enum CompileCacheOutcome {
+  /**
+   * @generated from enum value: COMPILE_CACHE_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Restored from the bucket before the process started.
+   *
+   * @generated from enum value: COMPILE_CACHE_OUTCOME_HIT = 1;
+   */
+  HIT = 1,
+
+  /**
+   * On this node already, from another replica.
+   *
+   * @generated from enum value: COMPILE_CACHE_OUTCOME_HELD = 2;
+   */
+  HELD = 2,
+
+  /**
+   * There was none yet.
+   *
+   * @generated from enum value: COMPILE_CACHE_OUTCOME_MISS = 3;
+   */
+  MISS = 3,
+
+  /**
+   * It could not be used, so the start went on without.
+   *
+   * @generated from enum value: COMPILE_CACHE_OUTCOME_BROKEN = 4;
+   */
+  BROKEN = 4,
+}
+
+/**
+ * Describes the enum pilotlight.documents.v1.CompileCacheOutcome.
+ */
+export declare const CompileCacheOutcomeSchema: GenEnum<CompileCacheOutcome>;
 
