@@ -24,7 +24,7 @@ if (values.help || name === undefined || !names.includes(name)) {
   NAME     one of ${names.join(", ")}
   --json   the last line is one JSON object with every figure
   --smoke  the smallest run that goes through everything; its figures mean nothing
-  --part   only this part of a benchmark that has parts (weights: links, unlimited, 10g, 70b, many, relay)
+  --part   only this part of a benchmark that has parts (weights: links, unlimited, 10g, 70b, many, relay; scaleup: 7b, 70b, 70b-full)
   --rounds how often the sides of a comparison take turns, where a benchmark has such rounds
 
 What is claimed stands in bench/RESULTS.md.

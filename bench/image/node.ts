@@ -1,7 +1,7 @@
 // Nodes of the benchmark: a link to registry and bucket, and a disk, the same for every side; each start finds the node empty.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { type Disk, type DiskLimits, dropCaches, makeDisk, spawnOnNode, track, warm } from "./disk.ts";
@@ -74,6 +74,7 @@ export async function onEmptyNode<T>(
   work: (directory: string) => Promise<T>,
 ): Promise<T> {
   const parent = await mkdtemp(join(scratch, "node-"));
+  await chmod(parent, 0o755); // programs of images run under accounts of their own
   const disk: Disk = await makeDisk(parent, profile.disk, diskBytes);
   try {
     await dropCaches();

@@ -13,7 +13,7 @@ import { hostPlatform } from "@pilotlight/oci";
 
 export type ImageName = "node-1gb" | "torch-6gb" | "vllm-13gb" | "tiny";
 
-type Recipe = {
+export type Recipe = {
   /** One shell script a layer: it fills the directory `$ROOT` or, for the distribution, writes `$ROOT.tar`. */
   layers: readonly string[];
   env: Record<string, string>;
@@ -22,7 +22,7 @@ type Recipe = {
 };
 
 export type PreparedImage = {
-  name: ImageName;
+  name: string;
   directory: string;
   /** `oci:///directory:latest` */
   reference: string;
@@ -31,12 +31,12 @@ export type PreparedImage = {
   unpackedBytes: number;
 };
 
-const DEBIAN = (packages: string) =>
+export const DEBIAN = (packages: string) =>
   `mmdebstrap --quiet --variant=minbase --include=${packages} --dpkgopt=path-exclude=/usr/share/doc/* --dpkgopt=path-exclude=/usr/share/man/* bookworm "$ROOT.tar"`;
 /** Debian 12's Python is 3.11; compiled files must fit it. */
-const PIP = (packages: string) =>
+export const PIP = (packages: string) =>
   `python3.11 -m pip install --quiet --no-warn-script-location --only-binary=:all: --target "$ROOT/opt/packages" ${packages}`;
-const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+export const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const NODE_SERVER = `
 import { createServer } from "node:http";
@@ -99,8 +99,15 @@ const RECIPES_VERSION = 2;
 const CACHE = join(homedir(), ".cache/pilotlight/bench-images");
 
 /** The image, from the cache or made now (minutes, and twice its size on disk, for the large ones). */
-export async function prepareImage(name: ImageName, log: (line: string) => void): Promise<PreparedImage> {
-  const recipe = RECIPES[name];
+export const prepareImage = (name: ImageName, log: (line: string) => void): Promise<PreparedImage> =>
+  prepareRecipe(name, RECIPES[name], log);
+
+/** The same for a recipe of one's own. */
+export async function prepareRecipe(
+  name: string,
+  recipe: Recipe,
+  log: (line: string) => void,
+): Promise<PreparedImage> {
   const version = createHash("sha256")
     .update(JSON.stringify([RECIPES_VERSION, recipe]))
     .digest("hex")
@@ -120,7 +127,7 @@ export async function prepareImage(name: ImageName, log: (line: string) => void)
 }
 
 async function make(
-  name: ImageName,
+  name: string,
   recipe: Recipe,
   directory: string,
   log: (line: string) => void,

@@ -1,0 +1,22 @@
+// What both sides measure: one start, from the moment when a replica is wanted until its first token is there.
+
+/** A piece of a start, ms since its beginning. */
+export type Span = { what: string; from: number; to: number };
+
+export type Start = {
+  /** Until the first token was there. */
+  ms: number;
+  spans: Span[];
+  /** Log probability of the first token: the same weights give the same one. */
+  logprob: number;
+};
+
+/** Spans from one instant to the next, in order. */
+export function chain(began: number, steps: readonly (readonly [what: string, at: number])[]): Span[] {
+  let from = 0;
+  return steps.map(([what, at]) => {
+    const span = { what, from, to: at - began };
+    from = span.to;
+    return span;
+  });
+}
