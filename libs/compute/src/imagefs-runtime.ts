@@ -2,6 +2,7 @@
 import type { ChildProcess } from "node:child_process";
 import { mkdir, readdir, readFile, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type Imagefs,
   launch as launchIn,
@@ -25,6 +26,9 @@ export type ImagefsRuntimeOptions = {
   learnStarts: boolean;
 };
 
+/** The first requests, which waited for the replica, are answered before anything else is done for its image. */
+const AFTER_START_MS = 3_000;
+
 /** Runs places in images of the bucket. */
 export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
   const { imagefs, bucket, directory, method, learnStarts } = options;
@@ -45,6 +49,8 @@ export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
       writableDir: join(layers, place),
       method,
       ...(learnStarts ? {} : { entry: null }),
+      // The rest is brought when the start is over: meanwhile link, disk and processors have other work.
+      fill: false,
       signal,
     });
     mounts.set(place, made);
@@ -80,8 +86,11 @@ export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
       return process;
     },
     async learnStart(place) {
-      const learnt = learnStarts ? await mounts.get(place)?.recordStart() : undefined;
+      await sleep(AFTER_START_MS, undefined, { ref: false });
+      const mounted = mounts.get(place);
+      const learnt = learnStarts ? await mounted?.recordStart() : undefined;
       if (learnt !== undefined) logger("images").info("learnt from a start", { place, ...learnt });
+      await mounted?.fill();
     },
     unmount,
     async places() {

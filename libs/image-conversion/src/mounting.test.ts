@@ -85,6 +85,11 @@ describe.each<MountMethod>(["fanotify", "fuse", "extract"])("mounted by %s", (me
     if (mode === "namespaces")
       expect(seen).toMatchObject({ uid: 1000, groups: [1000, 2000], cwd: "/app", pid: 2 });
     expect(readFileSync(join(mount.root, "usr/bin/node")).equals(readFileSync(nodeBinary()))).toBe(true);
+    await mount.fill();
+    if (method !== "extract")
+      await expect
+        .poll(async () => (await imagefs.stats())?.images.map((one) => one.presentBytes >= one.dataBytes))
+        .toEqual([true]);
     await mount.unmount();
   });
 });

@@ -40,6 +40,9 @@ enum Request {
     Touched {
         key: String,
     },
+    Fill {
+        key: String,
+    },
     Export {
         key: String,
         runs: Vec<(u64, u64)>,
@@ -134,6 +137,7 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
             Ok(json!({ "runs": blob.touched_runs() }))
         }
+        Request::Fill { key } => node.fill(&key).map(|()| json!({})),
         Request::Export { key, runs, path } => node.export(&key, &runs, &path).map(|()| json!({})),
         Request::Stats => Ok(stats(node)),
         Request::Stop => {

@@ -397,6 +397,21 @@ impl Node {
         }
     }
 
+    /// Brings the rest of a mounted image in the background.
+    pub fn fill(&self, key: &str) -> Result<()> {
+        let entries = self.entries.lock().unwrap();
+        let entry = entries.get(key).filter(|entry| entry.method.is_some());
+        let blob = entry.ok_or_else(|| Failure::new("notFound", "no such image is mounted"))?.blob.clone();
+        blob.want_fill(true);
+        self.save(&entries);
+        drop(entries);
+        // Otherwise it follows the pack.
+        if !blob.is_hot_coming() {
+            fill_if_wanted(&self.fetcher, &blob);
+        }
+        Ok(())
+    }
+
     fn set_source(&self, blob: &Arc<Blob>, request: &MountRequest) {
         // The same bucket as before: what is known of it stays.
         if *blob.source().spec() != request.source {

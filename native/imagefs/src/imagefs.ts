@@ -73,6 +73,8 @@ export type Mount = {
    * To be called once, when the program is up. Undefined where nothing was recorded (extraction, complete images).
    */
   recordStart(): Promise<RecordedStart | undefined>;
+  /** Brings the rest of the image now, as the option `fill` does from the beginning. */
+  fill(): Promise<void>;
   unmount(): Promise<void>;
 };
 
@@ -195,6 +197,7 @@ export class Imagefs {
         pendingOverlay: layer,
         touched: async () => [],
         recordStart: async () => undefined,
+        fill: async () => undefined,
         unmount: async () => undefined,
       };
     }
@@ -215,6 +218,7 @@ export class Imagefs {
           ? undefined
           : this.#recordStart(options.bucket, file, key, entry, runs);
       },
+      fill: async () => void (await this.#call("fill", { key })),
       unmount: () => this.unmount(options.mountpoint),
     };
   }
