@@ -4,7 +4,18 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createWriteStream, existsSync } from "node:fs";
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { Transform } from "node:stream";
@@ -126,6 +137,48 @@ export async function prepareRecipe(
   };
 }
 
+/** The image with one layer more, made anew each time; `script` fills it. Its other layers are the base's own files. */
+export async function extendImage(
+  base: PreparedImage,
+  directory: string,
+  script: string,
+  run: Pick<Recipe, "env" | "command">,
+): Promise<PreparedImage> {
+  await cp(base.directory, directory, { recursive: true });
+  const root = join(directory, "root");
+  await mkdir(root);
+  await shell(script, { ROOT: root });
+  const layer = await packLayer(root, directory);
+  await rm(root, { recursive: true });
+  const layers = [...(await layersOf(directory)), layer];
+  await writeDocuments(directory, run, { latest: layers });
+  return {
+    name: base.name,
+    directory,
+    reference: `oci://${directory}:latest`,
+    command: run.command,
+    layerBytes: base.layerBytes + layer.size,
+    unpackedBytes: base.unpackedBytes + layer.unpackedBytes,
+  };
+}
+
+/** What a layout's documents say of its image. */
+async function layersOf(layout: string): Promise<Pick<WrittenLayer, "digest" | "size" | "diffId">[]> {
+  const read = async (file: string) => JSON.parse(await readFile(join(layout, file), "utf8"));
+  const blob = (digest: string) => read(join("blobs/sha256", digest.replace("sha256:", "")));
+  const index = (await read("index.json")) as { manifests: { digest: string }[] };
+  const manifest = (await blob(index.manifests[0]?.digest ?? "")) as {
+    config: { digest: string };
+    layers: { digest: string; size: number }[];
+  };
+  const config = (await blob(manifest.config.digest)) as { rootfs: { diff_ids: string[] } };
+  return manifest.layers.map(({ digest, size }, i) => ({
+    digest,
+    size,
+    diffId: config.rootfs.diff_ids[i] ?? "",
+  }));
+}
+
 async function make(
   name: string,
   recipe: Recipe,
@@ -220,8 +273,8 @@ async function changePackages(modules: string, bytes: number): Promise<void> {
 
 async function writeDocuments(
   layout: string,
-  { env, command }: Recipe,
-  versions: Record<string, readonly WrittenLayer[]>,
+  { env, command }: Pick<Recipe, "env" | "command">,
+  versions: Record<string, readonly Pick<WrittenLayer, "digest" | "size" | "diffId">[]>,
 ): Promise<void> {
   const blob = async (document: unknown, mediaType: string) => {
     const bytes = Buffer.from(JSON.stringify(document));

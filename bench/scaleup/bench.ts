@@ -1,6 +1,7 @@
 // The whole scale-up, from "a replica is wanted" to its first token, on a node that has to boot and holds nothing: the published
 // comparison at one tenth of its bytes and times. Both sides have the same node, link, disk, image, weights and engine.
 //   PILOTLIGHT_BENCH_CONTAINERD  directory with the programs of containerd 2.1 or newer; default: of PATH
+//   PILOTLIGHT_BENCH_BASELINE    0: without the baseline, to look at our side alone
 //   PILOTLIGHT_BENCH_DRAWINGS    directory for the waterfalls as SVG; default: none are written
 // Parts: 7b (1.4 GB), 70b (3.5 GB) and, only if it is named, 70b-full (14 GB: needs 30 GB of memory and of disk).
 import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -18,7 +19,7 @@ import { buildTools, type Link, startLink } from "../weights/tools.ts";
 import { baselineStart } from "./baseline.ts";
 import { drawBars, drawSvg } from "./drawing.ts";
 import { prepareEngineImage } from "./image.ts";
-import { Pilotlight, type Sleeping } from "./pilotlight.ts";
+import { type OurStart, Pilotlight, type Sleeping } from "./pilotlight.ts";
 import { FIRST_BYTE_MS, MODELS, type ModelName, NODE, NODE_BOOT_MS } from "./profile.ts";
 import type { Start } from "./start.ts";
 import { TARGETS } from "./targets.ts";
@@ -90,7 +91,7 @@ class ScaleupBench {
   async open(): Promise<void> {
     const tools = await buildTools();
     // The large image is minutes of work: the smoke run takes the platform's own.
-    if (!this.#smoke) this.#image = await prepareEngineImage(log);
+    if (!this.#smoke) this.#image = await prepareEngineImage(this.#scratch, log);
     const image = this.#image?.reference ?? (await ensureWorkerImage(cacheDir("images"))).reference;
     this.#bucket = await startBucket(this.#memory);
     this.#ending.push(this.#bucket.stop);
@@ -115,7 +116,7 @@ class ScaleupBench {
       scratch: this.#scratch,
       image,
       bootMs: this.#bootMs,
-      log,
+      wireBytes: async () => (await this.#link.bytes())[0] ?? 0,
     });
     this.#ending.push(() => this.#pilotlight.close());
   }
@@ -144,7 +145,7 @@ class ScaleupBench {
     const model = await this.#bucket.add(part, MODELS[this.#smoke ? "smoke" : "full"][part]);
     log(`${part}: ${(model.bytes / 1e9).toFixed(2)} GB in ${model.files.length} files; first deployment`);
     const application = await this.#pilotlight.deploy(`bench-${part}`, model.bytes);
-    const ours: (Start & { wireBytes: number })[] = [];
+    const ours: OurStart[] = [];
     const baseline: Start[] = [];
     for (let round = 1; round <= rounds; round++) {
       const our = await this.#ours(application);
@@ -163,12 +164,7 @@ class ScaleupBench {
     await this.#draw(part, middle(ours), middle(baseline));
   }
 
-  #report(
-    part: ModelName,
-    model: BenchModel,
-    ours: readonly (Start & { wireBytes: number })[],
-    baseline: readonly Start[],
-  ): void {
+  #report(part: ModelName, model: BenchModel, ours: readonly OurStart[], baseline: readonly Start[]): void {
     const ms = median(ours.map((start) => start.ms));
     const imageBytes = median(ours.map(({ wireBytes }) => wireBytes)) - model.bytes;
     const moved = Math.max(model.bytes, imageBytes);
@@ -209,19 +205,18 @@ class ScaleupBench {
     log(`drawn: ${file}`);
   }
 
-  async #ours(application: Sleeping): Promise<Start & { wireBytes: number }> {
-    const before = (await this.#link.bytes())[0] ?? 0;
+  async #ours(application: Sleeping): Promise<OurStart> {
     const diskBytes = DISK_ROOM_BYTES + 2 * (this.#image?.unpackedBytes ?? 0);
-    const start = await onEmptyNode(this.#scratch, this.#node, diskBytes, [], (directory) =>
+    return onEmptyNode(this.#scratch, this.#node, diskBytes, [], (directory) =>
       this.#pilotlight.scaleUp(application, directory),
     );
-    return { ...start, wireBytes: ((await this.#link.bytes())[0] ?? 0) - before };
   }
 
   async #baseline(model: BenchModel): Promise<Start | undefined> {
     const image = this.#image;
     const found = await findContainerd();
-    if (image === undefined || found === undefined) return undefined;
+    if (image === undefined || found === undefined || process.env.PILOTLIGHT_BENCH_BASELINE === "0")
+      return undefined;
     const diskBytes = DISK_ROOM_BYTES + image.layerBytes + 1.2 * image.unpackedBytes + model.bytes;
     return onEmptyNode(this.#scratch, this.#node, Math.ceil(diskBytes), [image.directory], (directory) =>
       baselineStart({

@@ -28,7 +28,13 @@ export type PilotlightOptions = {
   /** `oci:///…` */
   image: string;
   bootMs: number;
-  log: (line: string) => void;
+  /** What has gone over the nodes' link so far. */
+  wireBytes: () => Promise<number>;
+};
+
+export type OurStart = Start & {
+  /** What came over the node's link until the first token. */
+  wireBytes: number;
 };
 
 /** An application that sleeps. */
@@ -97,7 +103,7 @@ export class Pilotlight {
   }
 
   /** Wakes it on a node that is ordered now, with its state in this folder. */
-  async scaleUp(application: Sleeping, directory: string): Promise<Start> {
+  async scaleUp(application: Sleeping, directory: string): Promise<OurStart> {
     const bus = await connectBus({
       url: this.#platform.endpoints.natsUrl,
       service: "bench",
@@ -107,6 +113,7 @@ export class Pilotlight {
     const decisions = tail(bus, filterOf(EVENTS.scaleDecided, { application: application.name }));
     let node: BenchNode | undefined;
     try {
+      const wireBefore = await this.#options.wireBytes();
       const began = Date.now();
       const answer = this.#ask(application.name);
       answer.catch(() => {});
@@ -117,6 +124,7 @@ export class Pilotlight {
       node.joins();
       const logprob = await answer;
       const ended = Date.now();
+      const wireBytes = (await this.#options.wireBytes()) - wireBefore;
       const fetched = await node.logged(({ msg }) => msg === "weights loaded");
       const fetching = await node.logged(({ msg }) => msg === "loading weights");
       const [waterfall] = await this.#control.waterfalls(application.name, 1);
@@ -130,7 +138,7 @@ export class Pilotlight {
         ]),
         weightsSpan(began, fetching.at, fetched.at),
       ];
-      return { ms: ended - began, logprob, spans };
+      return { ms: ended - began, logprob, spans, wireBytes };
     } finally {
       await decisions.close();
       await bus.close();
