@@ -45,10 +45,14 @@ export async function run({
   const memory = await mkdtemp("/dev/shm/bench-scaleup-");
   await chmod(scratch, 0o755);
   const bench = new ScaleupBench(scratch, memory, smoke);
-  const clean = async () => {
-    await bench.close();
-    await giveUp();
-    for (const directory of [scratch, memory]) await rm(directory, { recursive: true, force: true });
+  let cleaning: Promise<void> | undefined;
+  const clean = () => {
+    cleaning ??= (async () => {
+      await bench.close();
+      await giveUp();
+      for (const directory of [scratch, memory]) await rm(directory, { recursive: true, force: true });
+    })();
+    return cleaning;
   };
   const interrupted = () => void clean().finally(() => process.exit(130));
   process.once("SIGINT", interrupted).once("SIGTERM", interrupted);

@@ -13,8 +13,8 @@ import { type BenchNode, startNode } from "./node.ts";
 import { ENGINE, PROMPT } from "./request.ts";
 import { chain, type Span, type Start } from "./start.ts";
 
-/** After the last request; the next round's node must find no replica of this one. */
-const SLEEP_AFTER_MS = 1_000;
+/** After the last request. Longer than a node agent takes to learn from a start. */
+const SLEEP_AFTER_MS = 6_000;
 const DEPLOY_TIMEOUT_MS = 400_000;
 const SLEEP_TIMEOUT_MS = 60_000;
 /** Memory of a node beside the weights themselves. */
