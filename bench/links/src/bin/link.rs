@@ -18,8 +18,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Passed on at once. Small beside a second of the slowest rate, large beside a system call.
-const PIECE_BYTES: usize = 256 * 1024;
+/// Passed on at once: what the rate brings in this time, so that system calls are few and connections take turns often; within
+/// these bounds.
+const PIECE: Duration = Duration::from_micros(500);
+const PIECE_BYTES_MIN: usize = 64 * 1024;
+const PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// How far a rate that was idle may run ahead.
 const BURST: Duration = Duration::from_millis(1);
 
@@ -198,8 +201,14 @@ fn delay(mut from: &TcpStream, mut to: &TcpStream, first_byte: Duration) -> io::
 fn pass(from: RawFd, to: RawFd, rates: &[Arc<Rate>], bytes: &AtomicU64) -> io::Result<()> {
     let (out, into) = pipe()?;
     let pipe = Pipe { out, into };
+    let slowest = rates
+        .iter()
+        .map(|rate| rate.bytes_per_second)
+        .fold(f64::INFINITY, f64::min);
+    let piece = (slowest * PIECE.as_secs_f64())
+        .clamp(PIECE_BYTES_MIN as f64, PIECE_BYTES_MAX as f64) as usize;
     loop {
-        let count = splice(from, pipe.into, PIECE_BYTES)?;
+        let count = splice(from, pipe.into, piece)?;
         if count == 0 {
             return Ok(());
         }
@@ -236,7 +245,7 @@ fn pipe() -> io::Result<(RawFd, RawFd)> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a descriptor that was just opened. A refusal leaves the pipe smaller, which only costs time.
-    unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, 4 * PIECE_BYTES as i32) };
+    unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, PIECE_BYTES_MAX as i32) };
     Ok((ends[0], ends[1]))
 }
 
