@@ -75,9 +75,3 @@ export function bucketOf(endpoints: Endpoints, option: string | undefined): stri
       "Name it with --bucket or BUCKET_URI, or run the command in a checkout where the platform was started.",
   });
 }
-
-/** Appends to the path of a URI, before its settings. */
-export function joinUri(uri: string, path: string): string {
-  const [base = "", settings] = uri.split("?", 2);
-  return `${base.replace(/\/+$/, "")}/${path}${settings === undefined ? "" : `?${settings}`}`;
-}

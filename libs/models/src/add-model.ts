@@ -162,12 +162,16 @@ async function addRepository(uri: string, options: AddModelOptions): Promise<Add
     if (there?.source.uri === uri && there.source.revision === revision && there.recipe === MIRROR_RECIPE) {
       return { record: there, outcome: "alreadyThere" };
     }
+    const own = await readRepository(from, options.signal);
     const head: RecordHead = {
       name: options.name ?? repositoryName(uri),
       recipe: MIRROR_RECIPE,
       source: { uri, revision },
-      licence,
+      licence: licence === "unknown" ? (own?.licence ?? licence) : licence,
       terms,
+      // A copy is what it is a copy of.
+      ...(own?.quantisation === undefined ? {} : { quantisation: own.quantisation }),
+      ...(own?.quality === undefined ? {} : { quality: own.quality }),
       notice: `Mirrored from ${uri} without change.`,
     };
     return await added(head, files, options);

@@ -12,7 +12,7 @@ export { type CatalogueEntry, findModel, listModels, MODELS_FOLDER } from "./cat
 export { type GenerateOptions, generateModel } from "./generate/generate.ts";
 export { ARCHITECTURES, type Architecture, PRESETS, type Preset, type Shape } from "./generate/shapes.ts";
 export { modelCard } from "./model-card.ts";
-export { type FileDigest, type ModelRecord, parseModelRecord, RECORD_FILE } from "./record.ts";
+export { type FileDigest, type ModelRecord, parseModelRecord, RECORD_FILE, rankFolder } from "./record.ts";
 export { bytesFile, jsonFile, type RepositoryFile, textFile } from "./repository-file.ts";
 export { type RepositorySource, readRepositorySource } from "./repository-source.ts";
 export { type ModelSource, parseModelSource } from "./source.ts";

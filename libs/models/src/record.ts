@@ -58,6 +58,9 @@ const recordSchema = z.object({
   files: z.record(z.string(), fileSchema),
 });
 
+/** Where a rank's own repository lies in one that is cut for ranks. */
+export const rankFolder = (rank: number, ranks: number): string => `rank-${rank}-of-${ranks}`;
+
 export type ModelRecord = z.infer<typeof recordSchema>;
 export type FileDigest = ModelRecord["files"][string];
 

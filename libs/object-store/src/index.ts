@@ -14,4 +14,4 @@ export type {
   PutOptions,
   ReadOptions,
 } from "./store.ts";
-export { parseStoreUri, type StoreUri } from "./uri.ts";
+export { joinUri, parseStoreUri, type StoreUri } from "./uri.ts";

@@ -44,6 +44,12 @@ export type StoreUri =
       endpoint: string | undefined;
     };
 
+/** Appends to the path of a store's URI, before its settings. */
+export function joinUri(uri: string, path: string): string {
+  const [base = "", settings] = uri.split("?", 2);
+  return `${base.replace(/\/+$/, "")}/${path}${settings === undefined ? "" : `?${settings}`}`;
+}
+
 const BUCKET = /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/;
 const GOOGLE_BUCKET = /^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$/;
 const CONTAINER = /^(\$root|[a-z0-9](?:-?[a-z0-9]){2,62})$/;

@@ -3,4 +3,3 @@ export { type AddTransformedOptions, addTransformed } from "./add-transformed.ts
 export type { Transformation } from "./options.ts";
 export { QUALITY_FILE, type QualityRecord } from "./quality/record.ts";
 export { parseScheme, SCHEMES, type Scheme } from "./quantise/scheme.ts";
-export { rankFolder } from "./ranks.ts";

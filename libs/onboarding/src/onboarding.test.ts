@@ -10,7 +10,7 @@ import { addTransformed, parseScheme, QUALITY_FILE, type Transformation } from "
 
 const MODEL =
   "generated://llama/tiny?hidden=64&intermediate=128&heads=4&keyValueHeads=2&headSize=16&layers=2";
-const PLAIN: Transformation = { scheme: null, shardBytesMax: 5e9, ranks: 1 };
+const PLAIN: Transformation = { scheme: null, shardBytesMax: 5e9, ranks: 1, judge: true };
 const signal = new AbortController().signal;
 
 let folder: string;

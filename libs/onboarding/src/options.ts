@@ -10,13 +10,18 @@ export type Transformation = {
   shardBytesMax: number;
   /** More than one: a folder per rank. */
   ranks: number;
+  /** Run the model before and after, for the quality record of a quantised one. */
+  judge: boolean;
 };
 
 /** Changes when the same source would give other bytes. */
 const RECIPE = "transform-1";
 
 /** Throws invalidArgument. */
-export function checkTransformation({ shardBytesMax, ranks }: Transformation): void {
+export function checkTransformation({
+  shardBytesMax,
+  ranks,
+}: Pick<Transformation, "shardBytesMax" | "ranks">): void {
   if (!(shardBytesMax >= 1)) {
     throw new PlatformError("invalidArgument", "a shard has at least one byte", { field: "shardBytesMax" });
   }

@@ -7,9 +7,6 @@ import type { SourceTensor } from "./source-tensors.ts";
 
 const RANKS_MAX = 64;
 
-/** Folder of a rank inside the repository. */
-export const rankFolder = (rank: number, ranks: number): string => `rank-${rank}-of-${ranks}`;
-
 /** Throws invalidArgument unless it is a whole number that makes sense. */
 export function checkRanks(ranks: number): void {
   if (Number.isInteger(ranks) && ranks >= 1 && ranks <= RANKS_MAX) return;

@@ -10,6 +10,7 @@ import {
   type RecordHead,
   type RepositoryFile,
   type RepositorySource,
+  rankFolder,
   textFile,
   writeRepository,
 } from "@pilotlight/models";
@@ -23,7 +24,7 @@ import { judge } from "./quality/judge.ts";
 import { QUALITY_FILE, type QualityRecord, qualityRecord } from "./quality/record.ts";
 import { quantiseTensors, type TensorQuality } from "./quantise/quantise-tensors.ts";
 import { quantizationConfig } from "./quantise/scheme.ts";
-import { rankFolder, tensorsOfRank } from "./ranks.ts";
+import { tensorsOfRank } from "./ranks.ts";
 import { shardFiles } from "./shards.ts";
 import { type SourceTensors, sourceTensors } from "./source-tensors.ts";
 
@@ -189,7 +190,8 @@ class Transforming {
   /** The original and the artefact, one after the other. */
   async #judge(): Promise<QualityRecord["text"]> {
     const { to, signal, transformation } = this.#options;
-    const { scheme } = transformation;
+    const { scheme, judge: wanted } = transformation;
+    if (!wanted) return { impossible: "nobody asked for it" };
     if (scheme === null || this.#repository.bytesTotal > JUDGED_BYTES_MAX) {
       return { impossible: `more than ${JUDGED_BYTES_MAX / 1e9} GB of weights` };
     }

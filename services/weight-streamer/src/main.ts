@@ -8,6 +8,7 @@ import { openRangeReader, openSegmentFiles } from "@pilotlight/weights";
 import { config } from "./config.ts";
 import { WeightCache } from "./domain/index.ts";
 import { createAdmission, onReplicaWanted } from "./handlers/admission.ts";
+import { createFindForRank } from "./handlers/find-for-rank.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
 import { onWeightsWanted } from "./handlers/weights-wanted.ts";
 import { createPeering } from "./peering.ts";
@@ -64,6 +65,7 @@ await runService({
     );
     context.onStop("orders", orders.close);
     const admit = createAdmission({ ...settings, assignments });
+    const find = createFindForRank(openStore);
     const hints = await consumeIdempotent(
       bus,
       // A node that just booted may be given a replica before it has subscribed.
@@ -77,7 +79,7 @@ await runService({
     context.onStop("hints", hints.close);
     const door = await serveGrpc(`${settings.grpcHost}:${settings.grpcPort}`, [
       grpcService(WeightStreamerService, {
-        loadWeights: (request, call) => loadWeights(cache, request, call, { admit, reporter }),
+        loadWeights: (request, call) => loadWeights(cache, request, call, { admit, find, reporter }),
         async listWeights() {
           const { bytesUsed, bytesMax } = cache.usage();
           const weights = cache.held().map((held) => ({ ...held, bytes: BigInt(held.bytes) }));

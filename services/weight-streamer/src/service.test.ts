@@ -16,6 +16,7 @@ import {
 } from "@pilotlight/contracts";
 import { addModel, generateModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
+import { addTransformed } from "@pilotlight/onboarding";
 import { type GrpcClient, grpcClient } from "@pilotlight/service";
 import {
   type ServiceProcess,
@@ -285,6 +286,38 @@ describe("the weight streamer", () => {
     await service.stop();
     client.close();
     await start();
+  });
+  test("ranks of a model that was cut for them get what is theirs, whole and in one piece", async () => {
+    const from = `file://${folder}/models/to-cut`;
+    await addModel({ from: "generated://llama/tiny?heads=4&keyValueHeads=4", to: openStore(from) });
+    const to = `file://${folder}/models/cut`;
+    const transformation = { scheme: null, shardBytesMax: 5e9, ranks: 2, judge: false };
+    await addTransformed({ from, to: openStore(to), transformation });
+    const rankOf = async (source: string) => {
+      const lease = new AbortController();
+      const tensors: TensorReady[] = [];
+      for await (const { event } of client.loadWeights(
+        { source, replicaId: "r1", rank: 1, ranks: 2 },
+        { signal: lease.signal },
+      )) {
+        if (event.case === "tensor") tensors.push(event.value);
+        if (event.case === "complete") break;
+      }
+      const bytes = tensors.map(({ name, path, offset, runBytes, strideBytes, runs }) => {
+        const file = readFileSync(path);
+        const pieces = Array.from({ length: Number(runs) }, (_, i) => {
+          const begin = Number(offset) + i * Number(strideBytes);
+          return file.subarray(begin, begin + Number(runBytes));
+        });
+        return [name, createHash("sha256").update(Buffer.concat(pieces)).digest("hex")] as const;
+      });
+      lease.abort();
+      return { bytes: Object.fromEntries(bytes), runs: tensors.map(({ runs }) => runs) };
+    };
+    const [sliced, cut] = [await rankOf(from), await rankOf(to)];
+    expect(cut.bytes).toEqual(sliced.bytes);
+    expect(new Set(cut.runs)).toEqual(new Set([1n]));
+    expect(new Set(sliced.runs).size).toBeGreaterThan(1);
   });
   test("killed in mid-load, every rank hears of it at once, and the next streamer loads anew", async () => {
     const slow = await slowSource("killed");

@@ -12,6 +12,7 @@ type AddOptions = PlaceOptions & {
   groupSize?: string;
   shardMb?: string;
   ranks?: string;
+  judge: boolean;
 };
 type GenerateOptions = PlaceOptions & { seed: string; set?: string[] };
 
@@ -40,6 +41,10 @@ export const modelCommand = (act: Act): Command =>
         )
         .option("--quantize <scheme>", "fp8, int8 or int4: smaller weights, with a record of what it costs")
         .option("--group-size <inputs>", "int4: inputs that share a scale; 128 unless told")
+        .option(
+          "--no-judge",
+          "leave out how the model takes a text before and after: it has to run twice for that",
+        )
         .option("--shard-mb <size>", "cut the weights into files of this size at most, MB")
         .option("--ranks <number>", "a folder per rank of a tensor-parallel group, each with its slices")
         .addHelpText(
@@ -119,11 +124,12 @@ Examples:
         ),
     );
 
-const wishOf = ({ quantize, groupSize, shardMb, ranks }: AddOptions): TransformWish => ({
+const wishOf = ({ quantize, groupSize, shardMb, ranks, judge }: AddOptions): TransformWish => ({
   quantize,
   groupSize: groupSize === undefined ? undefined : wholeNumber(groupSize, "--group-size", 1),
   shardMb: shardMb === undefined ? undefined : wholeNumber(shardMb, "--shard-mb", 1),
   ranks: ranks === undefined ? undefined : wholeNumber(ranks, "--ranks", 1),
+  judge,
 });
 
 const pairOf = (text: string): [string, string] => {

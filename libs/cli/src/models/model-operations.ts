@@ -8,10 +8,10 @@ import {
   MODELS_FOLDER,
   type ModelRecord,
 } from "@pilotlight/models";
-import { openStore } from "@pilotlight/object-store";
+import { joinUri, openStore } from "@pilotlight/object-store";
 import { addTransformed, parseScheme, type Transformation } from "@pilotlight/onboarding";
 import type { Context } from "../context.ts";
-import { bucketOf, joinUri } from "../endpoints.ts";
+import { bucketOf } from "../endpoints.ts";
 import { formatPercent, formatProgress } from "../text/format.ts";
 import { version } from "../version.ts";
 import { createLiveView } from "../view/live-view.ts";
@@ -22,6 +22,7 @@ const NO_WISH: TransformWish = {
   groupSize: undefined,
   shardMb: undefined,
   ranks: undefined,
+  judge: true,
 };
 
 /** What a source is called: a known model's own name, else the last part of its path. */
@@ -45,12 +46,19 @@ export type TransformWish = {
   groupSize: number | undefined;
   shardMb: number | undefined;
   ranks: number | undefined;
+  judge: boolean;
 };
 
 const SHARD_BYTES_DEFAULT = 5e9;
 
 /** Null where the model is taken as it is. */
-function transformationOf({ quantize, groupSize, shardMb, ranks }: TransformWish): Transformation | null {
+function transformationOf({
+  quantize,
+  groupSize,
+  shardMb,
+  ranks,
+  judge,
+}: TransformWish): Transformation | null {
   if (quantize === undefined && groupSize !== undefined) {
     throw new PlatformError("invalidArgument", "--group-size belongs to --quantize int4", {
       field: "groupSize",
@@ -62,6 +70,7 @@ function transformationOf({ quantize, groupSize, shardMb, ranks }: TransformWish
     scheme: quantize === undefined ? null : parseScheme(quantize, groupSize),
     shardBytesMax: shardMb === undefined ? SHARD_BYTES_DEFAULT : shardMb * 1e6,
     ranks: ranks ?? 1,
+    judge,
   };
 }
 

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type ObjectStore, openStore } from "@pilotlight/object-store";
+import { joinUri, type ObjectStore, openStore } from "@pilotlight/object-store";
 import { addTransformed } from "@pilotlight/onboarding";
 import {
   Flight,
@@ -18,7 +18,7 @@ import {
   verifyWeights,
 } from "@pilotlight/weights";
 import type { Context } from "../context.ts";
-import { bucketOf, joinUri } from "../endpoints.ts";
+import { bucketOf } from "../endpoints.ts";
 import { Unsuccessful } from "../exit-codes.ts";
 import { formatBytes, formatDuration, formatProgress } from "../text/format.ts";
 import { table } from "../text/table.ts";
@@ -225,7 +225,7 @@ export async function convertShards(
       from: uriOf(context, place),
       to,
       tool: `pilotlight ${version()}`,
-      transformation: { scheme: null, shardBytesMax: options.shardMb * 1e6, ranks: 1 },
+      transformation: { scheme: null, shardBytesMax: options.shardMb * 1e6, ranks: 1, judge: false },
       onProgress: (progress) => {
         if (progress.step !== "writing") return;
         const { file } = progress;

@@ -5,6 +5,7 @@ import type { CallContext } from "@pilotlight/service";
 import { type Group, rankView, type WeightsEvent } from "@pilotlight/weights";
 import type { WeightCache } from "../domain/index.ts";
 import type { Admission } from "./admission.ts";
+import type { FindForRank } from "./find-for-rank.ts";
 
 type Response = MessageInitShape<typeof LoadWeightsResponseSchema>;
 
@@ -12,7 +13,7 @@ export async function* loadWeights(
   cache: WeightCache,
   request: LoadWeightsRequest,
   call: CallContext,
-  { admit, reporter }: { admit: Admission; reporter: LoadReporter },
+  { admit, find, reporter }: { admit: Admission; find: FindForRank; reporter: LoadReporter },
 ): AsyncGenerator<Response> {
   if (request.source === "") {
     throw new PlatformError("invalidArgument", "source is empty", {
@@ -21,14 +22,14 @@ export async function* loadWeights(
     });
   }
   await admit(request.replicaId, request.source, call.signal);
-  const { rank, ranks } = request;
+  const { source, group } = await find(request.source, request, call.signal);
   let view = (event: WeightsEvent): WeightsEvent => event;
   const report = reporter(request.source);
-  const lease = cache.load(request.source);
+  const lease = cache.load(source);
   call.signal.addEventListener("abort", () => lease.release(), { once: true });
   try {
     for await (const event of lease.events) {
-      if (event.kind === "opened") view = slicing(event.files, { rank, ranks });
+      if (event.kind === "opened") view = slicing(event.files, group);
       report.event(event);
       yield toWire(view(event));
     }
