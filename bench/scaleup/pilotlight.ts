@@ -17,6 +17,9 @@ import { chain, type Span, type Start } from "./start.ts";
 const SLEEP_AFTER_MS = 6_000;
 const DEPLOY_TIMEOUT_MS = 400_000;
 const SLEEP_TIMEOUT_MS = 60_000;
+const LEARN_TIMEOUT_MS = 60_000;
+const KNOWN_TIMEOUT_MS = 30_000;
+const KNOWN_POLL_MS = 100;
 /** Memory of a node beside the weights themselves. */
 const WEIGHT_ROOM_BYTES = 64e6;
 
@@ -87,13 +90,15 @@ export class Pilotlight {
       const learnt = node.logged(({ msg }) => msg === "learnt from a start");
       const { code, stdout, stderr } = await runCli(this.#platform.endpoints.controlUrl, ["deploy", file]);
       if (code !== 0) throw new Error(`pilotlight deploy ended with ${code}:\n${stderr}${stdout}`);
+      // Keeps the replica until its start was learnt from: nobody would need it otherwise.
+      await this.#askOnceKnown(name);
       await untilApplication(
         this.#control,
         name,
         DEPLOY_TIMEOUT_MS,
         (detail) => detail.servingVersion !== null && detail.rollout?.endedAt !== null,
       );
-      await learnt;
+      await Promise.race([learnt, late(LEARN_TIMEOUT_MS, "no start was learnt from")]);
       await this.#asleep(name);
     } finally {
       await node.stop();
@@ -178,15 +183,35 @@ export class Pilotlight {
             scaleToZeroDelayMs: SLEEP_AFTER_MS,
           },
           rollout: { stepIntervalMs: 0, gates: { samplesMin: 1, unknownPassesAfterMs: 0 } },
+          admission: { queueWaitMsMax: DEPLOY_TIMEOUT_MS },
           drainTimeoutMs: 2_000,
         },
       ],
     };
   }
 
+  /** The gateway knows a model a moment after it was deployed. */
+  async #askOnceKnown(model: string): Promise<void> {
+    const deadline = Date.now() + KNOWN_TIMEOUT_MS;
+    while ((await this.#completion(model)).status === 404) {
+      if (Date.now() > deadline) throw new Error(`the gateway does not know ${model}`);
+      await sleep(KNOWN_POLL_MS);
+    }
+  }
+
   /** One token; gives its log probability. */
   async #ask(model: string): Promise<number> {
-    const response = await fetch(`${this.#platform.endpoints.gatewayUrl}/v1/completions`, {
+    const response = await this.#completion(model);
+    const body = (await response.json()) as {
+      choices?: { logprobs: { token_logprobs: number[] } | null }[];
+    };
+    const logprob = body.choices?.[0]?.logprobs?.token_logprobs[0];
+    if (logprob === undefined) throw new Error(`no token: ${response.status} ${JSON.stringify(body)}`);
+    return logprob;
+  }
+
+  #completion(model: string): Promise<Response> {
+    return fetch(`${this.#platform.endpoints.gatewayUrl}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({
@@ -198,12 +223,6 @@ export class Pilotlight {
         logprobs: 1,
       }),
     });
-    const body = (await response.json()) as {
-      choices?: { logprobs: { token_logprobs: number[] } | null }[];
-    };
-    const logprob = body.choices?.[0]?.logprobs?.token_logprobs[0];
-    if (logprob === undefined) throw new Error(`no token: ${response.status} ${JSON.stringify(body)}`);
-    return logprob;
   }
 
   /** Waits until no replica is left. */
@@ -212,6 +231,11 @@ export class Pilotlight {
       replicas.every(({ phase }) => phase === "gone"),
     );
   }
+}
+
+async function late(ms: number, why: string): Promise<never> {
+  await sleep(ms, undefined, { ref: false });
+  throw new Error(`${why} within ${ms / 1000} s`);
 }
 
 /** When the autoscaler wants a replica. */
