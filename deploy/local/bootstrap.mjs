@@ -37,6 +37,7 @@ const COMMANDS = {
   check: { packages: true, native: false, services: false, main: "src/check.ts" },
   bench: { packages: true, native: true, services: true, main: "../../bench/run.ts" },
   python: { packages: true, native: true, services: false, main: "../../python/test.ts" },
+  vllm: { packages: true, native: true, services: false, main: "../../python/vllm-test.ts" },
   build: { packages: true, native: true, services: true, main: undefined },
   cli: { packages: true, native: false, services: false, main: "../../libs/cli/src/main.ts" },
 };

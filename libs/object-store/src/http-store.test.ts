@@ -198,6 +198,7 @@ describe("a model hub", () => {
     expect(Buffer.from(bytes).toString()).toBe("0123456789");
     expect(Buffer.from((await store.get("config.json")).bytes).toString()).toBe("{}");
     expect(await store.head("absent")).toBeUndefined();
+    expect(await store.revision?.()).toBe(SHA);
     await store.close();
   });
   test("the token goes to the hub and never to where the bytes come from", async () => {
