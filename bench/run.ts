@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type Figures, report } from "./src/report.ts";
+import { type Figures, type RunOptions, report } from "./src/report.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -11,6 +11,9 @@ const { values, positionals } = parseArgs({
     smoke: { type: "boolean", default: false },
     part: { type: "string", multiple: true },
     rounds: { type: "string" },
+    image: { type: "string", multiple: true },
+    profile: { type: "string", multiple: true },
+    peer: { type: "string", multiple: true },
     help: { type: "boolean", short: "h", default: false },
   },
 });
@@ -24,21 +27,27 @@ if (values.help || name === undefined || !names.includes(name)) {
   NAME     one of ${names.join(", ")}
   --json   the last line is one JSON object with every figure
   --smoke  the smallest run that goes through everything; its figures mean nothing
-  --part   only this part of a benchmark that has parts (weights: links, unlimited, 10g, 70b, many, relay; scaleup: 7b, 70b, 70b-full)
+  --part   only this part of a benchmark that has parts (weights: links, unlimited, 10g, 70b, many, relay; scaleup: 7b, 70b,
+           70b-full; image: convert, versions, mounts, mass, reads, starts)
   --rounds how often the sides of a comparison take turns, where a benchmark has such rounds
+  --image, --profile, --peer   image: only these images (torch-6gb, vllm-13gb), nodes (eks, 1g, 8g) and other sides of the starts
+           (containerd-overlayfs, containerd-erofs, stargz, none)
 
 What is claimed stands in bench/RESULTS.md.
 `);
   process.exit(values.help ? 0 : 2);
 }
 const { run } = (await import(`./${name}/bench.ts`)) as {
-  run: (options: { smoke: boolean; parts?: string[]; rounds?: number }) => Promise<Figures>;
+  run: (options: RunOptions) => Promise<Figures>;
 };
-const { smoke, part: parts, rounds } = values;
-const options = {
+const { smoke, part: parts, rounds, image: images, profile: profiles, peer: peers } = values;
+const options: RunOptions = {
   smoke,
-  ...(parts === undefined ? {} : { parts }),
-  ...(rounds === undefined ? {} : { rounds: Number(rounds) }),
+  ...(parts && { parts }),
+  ...(rounds !== undefined && { rounds: Number(rounds) }),
+  ...(images && { images }),
+  ...(profiles && { profiles }),
+  ...(peers && { peers }),
 };
 report(await run(options), values.json);
 process.exit(0);

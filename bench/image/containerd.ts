@@ -12,7 +12,7 @@ export type Snapshotter = "overlayfs" | "erofs";
 const START_TIMEOUT_MS = 20_000;
 
 /** Where containerd 2.1 or newer is: a directory with its programs, of PILOTLIGHT_BENCH_CONTAINERD or of PATH. */
-export async function findContainerd(): Promise<{ directory: string; version: string } | undefined> {
+export async function findContainerd(): Promise<{ directory: string; version: string }> {
   const directories = [
     process.env.PILOTLIGHT_BENCH_CONTAINERD ?? "",
     ...(process.env.PATH ?? "").split(delimiter),
@@ -24,7 +24,7 @@ export async function findContainerd(): Promise<{ directory: string; version: st
     if (Number(major) > 2 || (Number(major) === 2 && Number(minor) >= 1))
       return { directory, version: version.trim() };
   }
-  return undefined;
+  throw new Error("containerd 2.1 is not there: PILOTLIGHT_BENCH_CONTAINERD names its directory");
 }
 
 export type Containerd = {

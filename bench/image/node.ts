@@ -61,6 +61,9 @@ export type OurStart = {
   mountedMs: number;
   method: string;
   requests: number;
+  /** Written to the node's disk, and the processor time of all cores, until the first work was done. */
+  diskWrittenBytes: number;
+  cpuMs: number;
   fetchedBytes: number;
   touchedBytes: number;
 };

@@ -4,7 +4,7 @@
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { launch, type Mount, openImagefs } from "@pilotlight/imagefs";
+import { launch, type Mount, openImagefs, watchLoad } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
 
 const [bucketUri = "", manifestDigest = "", directory = "", mounts = "1", starts = "1"] =
@@ -20,6 +20,7 @@ process.stdin.once("end", async () => {
 });
 process.stdout.write("ready\n");
 await once(process.stdin, "data");
+const load = await watchLoad(directory);
 const startedAt = performance.now();
 const mounted = [];
 for (let i = 0; i < Number(mounts); i++)
@@ -34,6 +35,7 @@ for (let i = 0; i < Number(mounts); i++)
   );
 const mountedMs = performance.now() - startedAt;
 const doneMs: number[] = [];
+let first = await load.soFar();
 for (let i = 0; i < Number(starts); i++) {
   const mount = mounted[i % mounted.length] as Mount;
   const { process: program } = await launch(imagefs, mount, { stdio: ["ignore", "pipe", "inherit"] });
@@ -43,6 +45,7 @@ for (let i = 0; i < Number(starts); i++) {
     if (line === "DONE") done = true;
   const [code] = await ended;
   doneMs.push(performance.now() - startedAt);
+  if (i === 0) first = await load.soFar();
   if (!done) throw new Error(`the program ended with ${code} and did not do its work`);
 }
 const stats = await imagefs.stats();
@@ -54,6 +57,8 @@ process.stdout.write(
     mountedMs: Math.round(mountedMs),
     method: mounted[0]?.method,
     requests: stats?.requests,
+    diskWrittenBytes: first.diskWrittenBytes ?? 0,
+    cpuMs: Math.round(first.cpuMs),
     fetchedBytes: stats?.images.reduce((sum, image) => sum + image.fetchedBytes, 0),
     touchedBytes: touched?.reduce((sum, [, pages]) => sum + pages * 4096, 0),
   })}\n`,

@@ -14,8 +14,10 @@ import {
   rename,
   rm,
   stat,
+  truncate,
   writeFile,
 } from "node:fs/promises";
+
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { Transform } from "node:stream";
@@ -30,7 +32,12 @@ export type Recipe = {
   env: Record<string, string>;
   /** The first real work: prints DONE when it is done. */
   command: readonly string[];
+  /** The layer that other versions of the image change. */
+  changedLayer?: number;
 };
+
+/** Versions of an image: in the others a hundredth of a layer's content, in whole packages, was replaced or appended to. */
+const VERSIONS = ["latest", "replaced", "appended"] as const;
 
 export type PreparedImage = {
   name: string;
@@ -38,6 +45,7 @@ export type PreparedImage = {
   /** `oci:///directory:latest` */
   reference: string;
   command: readonly string[];
+  versions: readonly string[];
   layerBytes: number;
   unpackedBytes: number;
 };
@@ -70,6 +78,20 @@ model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.L
 print("DONE" if model(torch.ones(4, 64)).shape == (4, 8) else "WRONG", flush=True)
 `;
 
+/** `vllm --help`; without an accelerator it does not know what to offer, so it is told. */
+const VLLM_WORK = `
+import sys
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+vllm.platforms._current_platform = CpuPlatform()
+from vllm.entrypoints.cli.main import main
+sys.argv = ["vllm", "--help"]
+try:
+    main()
+except SystemExit as ended:
+    print("WRONG" if ended.code else "DONE", flush=True)
+`;
+
 const RECIPES: Record<ImageName, Recipe> = {
   tiny: {
     layers: [
@@ -88,6 +110,7 @@ const RECIPES: Record<ImageName, Recipe> = {
     ],
     env: { PATH },
     command: ["node", "/app/server.mjs"],
+    changedLayer: 2,
   },
   "torch-6gb": {
     layers: [
@@ -99,14 +122,19 @@ const RECIPES: Record<ImageName, Recipe> = {
     command: ["python3", "/app/work.py"],
   },
   "vllm-13gb": {
-    layers: [DEBIAN("ca-certificates,python3,gcc,libc6-dev"), PIP("vllm==0.13.0")],
-    env: { PATH, PYTHONPATH: "/opt/packages", PYTHONDONTWRITEBYTECODE: "1", VLLM_TARGET_DEVICE: "empty" },
-    command: ["sh", "-c", "python3 -m vllm.entrypoints.cli.main --help && echo DONE"],
+    layers: [
+      DEBIAN("ca-certificates,python3,gcc,libc6-dev"),
+      PIP("vllm==0.13.0"),
+      `mkdir -p "$ROOT"/app && cat > "$ROOT"/app/help.py <<'EOF'\n${VLLM_WORK}\nEOF`,
+    ],
+    env: { PATH, PYTHONPATH: "/opt/packages", PYTHONDONTWRITEBYTECODE: "1" },
+    command: ["python3", "/app/help.py"],
   },
 };
 
 /** Raised when images are made in another way. */
 const RECIPES_VERSION = 2;
+const CHANGED_SHARE = 0.01;
 const CACHE = join(homedir(), ".cache/pilotlight/bench-images");
 
 /** The image, from the cache or made now (minutes, and twice its size on disk, for the large ones). */
@@ -130,6 +158,7 @@ export async function prepareRecipe(
     directory,
     reference: `oci://${directory}:latest`,
     command: recipe.command,
+    versions: recipe.changedLayer === undefined ? ["latest"] : VERSIONS,
     ...(JSON.parse(await readFile(join(directory, "sizes.json"), "utf8")) as {
       layerBytes: number;
       unpackedBytes: number;
@@ -188,22 +217,20 @@ async function make(
   await mkdir(CACHE, { recursive: true });
   const partial = await mkdtemp(join(CACHE, "partial-"));
   try {
-    const layers: WrittenLayer[] = [];
-    const nextLayers: WrittenLayer[] = [];
+    const versions: Record<string, WrittenLayer[]> = { latest: [] };
+    if (recipe.changedLayer !== undefined) for (const version of VERSIONS) versions[version] = [];
     for (const [i, script] of recipe.layers.entries()) {
       log(`${name}: making layer ${i + 1} of ${recipe.layers.length}`);
       const root = join(partial, "root");
       await mkdir(root);
       await shell(script, { ROOT: root });
+      const changed = i === recipe.changedLayer ? await packChanged(root, partial) : undefined;
       const layer = await packLayer(root, partial);
-      layers.push(layer);
-      // The big layer of the small image is also the one that changes.
-      const changes = name === "node-1gb" && i === 2;
-      if (changes) await changePackages(join(root, "app/node_modules"), 0.01 * layer.unpackedBytes);
-      nextLayers.push(changes ? await packLayer(root, partial) : layer);
-      await rm(root, { recursive: true });
+      for (const [version, list] of Object.entries(versions)) list.push(changed?.[version] ?? layer);
+      await rm(root, { recursive: true, force: true });
     }
-    await writeDocuments(partial, recipe, { latest: layers, next: nextLayers });
+    await writeDocuments(partial, recipe, versions);
+    const layers = versions.latest ?? [];
     const sum = (key: "size" | "unpackedBytes") => layers.reduce((total, layer) => total + layer[key], 0);
     const sizes = { layerBytes: sum("size"), unpackedBytes: sum("unpackedBytes") };
     await writeFile(join(partial, "sizes.json"), JSON.stringify(sizes));
@@ -216,12 +243,13 @@ async function make(
 
 type WrittenLayer = { digest: string; size: number; diffId: string; unpackedBytes: number };
 
-/** Archived and compressed as builders do it; a distribution comes as an archive. */
-async function packLayer(root: string, layout: string): Promise<WrittenLayer> {
+/** Archived and compressed as builders do it; a distribution comes as an archive. What is packed is removed as it goes, unless
+ * it is kept: large images leave room for one copy. */
+async function packLayer(root: string, layout: string, keep = false): Promise<WrittenLayer> {
   const path = join(layout, "layer.tar.gz");
   const archive = existsSync(`${root}.tar`)
     ? `cat "${root}.tar"`
-    : `tar --numeric-owner --owner=0 --group=0 --sort=name --format=pax -C "${root}" -cf - .`;
+    : `tar --numeric-owner --owner=0 --group=0 --sort=name --format=pax${keep ? "" : " --remove-files"} -C "${root}" -cf - .`;
   const source = spawn("sh", ["-ec", archive], { stdio: ["ignore", "pipe", "inherit"] });
   const gzip = spawn("gzip", ["-6"], { stdio: ["pipe", "pipe", "inherit"] });
   const unpacked = meter();
@@ -255,20 +283,46 @@ function meter() {
   return { hash, through, bytes: () => bytes };
 }
 
-/** What an update of dependencies does: every file of whole packages changes, until `bytes` have changed. */
-async function changePackages(modules: string, bytes: number): Promise<void> {
+/** The changed layer's other versions. The files are left as they were. */
+async function packChanged(root: string, layout: string): Promise<Record<string, WrittenLayer>> {
+  const files = await filesToChange(join(root, "app/node_modules"), CHANGED_SHARE);
+  for (const file of files) await shiftBytes(file, 1);
+  const replaced = await packLayer(root, layout, true);
+  for (const file of files) await shiftBytes(file, -1);
+  const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
+  for (const file of files) await appendFile(file, "\n// next version\n");
+  const appended = await packLayer(root, layout, true);
+  for (const [i, file] of files.entries()) await truncate(file, sizes[i]);
+  return { replaced, appended };
+}
+
+/** What an update of dependencies changes: every file of whole packages, until they hold this share of all bytes. */
+async function filesToChange(modules: string, share: number): Promise<string[]> {
   const order = (name: string) => createHash("sha256").update(name).digest("hex");
   const packages = (await readdir(modules)).sort((a, b) => (order(a) < order(b) ? -1 : 1));
-  let left = bytes;
+  const sized = [];
   for (const name of packages) {
     for (const entry of await readdir(join(modules, name), { recursive: true, withFileTypes: true })) {
-      if (left <= 0) return;
       if (!entry.isFile()) continue;
       const path = join(entry.parentPath, entry.name);
-      await appendFile(path, "\n// next version\n");
-      left -= (await stat(path)).size;
+      sized.push({ path, size: (await stat(path)).size });
     }
   }
+  let left = share * sized.reduce((sum, { size }) => sum + size, 0);
+  const files: string[] = [];
+  for (const { path, size } of sized) {
+    if (left <= 0) break;
+    files.push(path);
+    left -= size;
+  }
+  return files;
+}
+
+/** Another content of the same length that compresses as well. */
+async function shiftBytes(path: string, by: number): Promise<void> {
+  const bytes = await readFile(path);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = (bytes[i] as number) + by;
+  await writeFile(path, bytes);
 }
 
 async function writeDocuments(

@@ -22,5 +22,11 @@ export const TARGETS: Record<string, Target> = {
   "image.convert_mb_s": target(">=", 150, "MB/s", "conversion, unpacked bytes"),
   "image.convert_peak_rss_mb": target("<=", 512, "MB", "the converter's peak memory"),
   "image.second_version_upload_percent": target("<=", 3, "%", "uploaded for a version with 1 % changed"),
+  "image.mass_start_bucket_ratio": target(
+    "<=",
+    1.25,
+    "x",
+    "bucket bytes of 100 starts on 5 nodes over one start's",
+  ),
   "image.bytes_fetched_20_mounts_ratio": target("<=", 1.01, "x", "20 mounts of one image over one"),
 };

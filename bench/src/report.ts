@@ -15,6 +15,16 @@ export type Figures = {
   versions: Record<string, string>;
 };
 
+/** What of a benchmark is to be run; what it does not know it ignores. */
+export type RunOptions = {
+  smoke: boolean;
+  parts?: string[];
+  rounds?: number;
+  images?: string[];
+  profiles?: string[];
+  peers?: string[];
+};
+
 function machine(): Record<string, string | number> {
   const [cpu] = cpus();
   return {

@@ -5,7 +5,8 @@ COPY --from=node:24-bookworm-slim /usr/local/bin/node /usr/local/bin/node
 WORKDIR /src
 COPY native native
 RUN --mount=type=cache,target=/root/.cache/pilotlight --mount=type=cache,target=/usr/local/cargo/registry \
-    node native/engine/build.mjs && cp -L native/engine/engine.node /engine.node
+    node native/engine/build.mjs && cp -L native/engine/engine.node /engine.node && \
+    node native/imagefs/build.mjs && cp -L native/imagefs/pilotlight-imagefs /pilotlight-imagefs
 
 FROM node:24-bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends python3-pip curl && rm -rf /var/lib/apt/lists/*
@@ -13,5 +14,6 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.npm npm ci --ignore-scripts --no-audit --no-fund
 COPY --from=native /engine.node native/engine/engine.node
+COPY --from=native /pilotlight-imagefs native/imagefs/pilotlight-imagefs
 RUN cd services/worker && node ../../deploy/local/build-service.ts
 ENTRYPOINT ["node", "libs/cli/src/main.ts"]

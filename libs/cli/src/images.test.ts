@@ -1,5 +1,6 @@
 // `pilotlight image` without any platform: an image from a layout directory, a bucket that is a directory, nothing else.
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -146,6 +147,44 @@ describe("without a platform", () => {
       });
       expect((await readFile(join(root, "data/large"), "utf8")).length).toBe(2_000_000);
       await imagefs.stop();
+      await poor.close();
+    },
+  );
+
+  test.runIf(mounts)(
+    "a copy of a seeded cache, also on a read-only disk, starts without the bucket's packs",
+    { timeout: 60_000 },
+    async () => {
+      const seed = join(scratch, "seed-of-a-node-image");
+      expect((await run("seed", digest, "--bucket", bucket, "--cache", seed, "--json")).code).toBe(0);
+      const withoutPacks = mkdtempSync(join(scratch, "without-packs-"));
+      cpSync(join(bucketDir, "images"), join(withoutPacks, "images"), { recursive: true });
+      const poor = openStore(`file://${withoutPacks}`);
+      const snapshot = join(scratch, "snapshot");
+      cpSync(seed, snapshot, { recursive: true, filter: (path) => !path.endsWith(".sock") });
+      const readOnly = join(scratch, "read-only");
+      mkdirSync(readOnly);
+      execFileSync("mount", ["--bind", seed, readOnly]);
+      execFileSync("mount", ["-o", "remount,bind,ro", readOnly]);
+      try {
+        for (const options of [
+          { cacheDir: snapshot },
+          { cacheDir: join(scratch, "cache-beside-a-seed"), seedDirs: [join(scratch, "no-such"), readOnly] },
+        ]) {
+          const imagefs = openImagefs(options);
+          const { root } = await imagefs.mount({
+            bucket: poor,
+            manifestDigest: digest,
+            mountpoint: join(scratch, "from-a-copy"),
+          });
+          expect((await readFile(join(root, "data/large"), "utf8")).length).toBe(2_000_000);
+          const [image] = (await imagefs.stats())?.images ?? [];
+          expect(image).toMatchObject({ fetchedBytes: 0, failedReads: 0, watched: false });
+          await imagefs.stop();
+        }
+      } finally {
+        execFileSync("umount", ["--lazy", readOnly]);
+      }
       await poor.close();
     },
   );

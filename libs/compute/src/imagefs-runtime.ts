@@ -13,6 +13,7 @@ import {
 import type { ObjectStore } from "@pilotlight/object-store";
 import { logger } from "@pilotlight/telemetry";
 import type { ImageRuntime, ImageToMount } from "./backend.ts";
+import { type StartLoad, watchStart } from "./start-load.ts";
 
 export type ImagefsRuntimeOptions = {
   imagefs: Imagefs;
@@ -36,11 +37,14 @@ export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
   const layers = join(directory, "layers");
   const mounts = new Map<string, Mount>();
 
+  const starts = new Map<string, StartLoad>();
+
   const mount = async (place: string, image: ImageToMount, signal: AbortSignal): Promise<Mount> => {
     const known = mounts.get(place);
     if (known !== undefined) return known;
     await unmount(place); // what a killed agent left half done
     await mkdir(roots, { recursive: true });
+    starts.set(place, await watchStart(imagefs));
     const made = await imagefs.mount({
       bucket,
       manifestDigest: image.manifestDigest,
@@ -59,6 +63,7 @@ export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
 
   const unmount = async (place: string): Promise<void> => {
     mounts.delete(place);
+    starts.delete(place);
     const root = join(roots, place);
     if (await isMounted(root)) await imagefs.unmount(root);
     await rmdir(root).catch(() => {}); // not there, or gone with the mount
@@ -86,6 +91,8 @@ export function imagefsRuntime(options: ImagefsRuntimeOptions): ImageRuntime {
       return process;
     },
     async learnStart(place) {
+      await starts.get(place)?.report(place);
+      starts.delete(place);
       await sleep(AFTER_START_MS, undefined, { ref: false });
       const mounted = mounts.get(place);
       const learnt = learnStarts ? await mounted?.recordStart() : undefined;

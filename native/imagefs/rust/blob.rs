@@ -26,6 +26,8 @@ pub struct Blob {
     pub directory: PathBuf,
     pub image: ImageFile,
     pub file: File,
+    /// Of a seed on a read-only file system: complete, and not this cache's to remove.
+    pub read_only: bool,
     /// Device and inode of `file`: how events find the blob.
     pub id: (u64, u64),
     pub presence: Presence,
@@ -66,11 +68,13 @@ impl Blob {
     pub fn new(key: String, directory: PathBuf, image: ImageFile, file: File, source: Source) -> io::Result<Blob> {
         let presence = Presence::open(&directory.join("present"), image.data_size)?;
         let id = sys::file_id(file.as_raw_fd())?;
+        let read_only = sys::is_read_only(file.as_raw_fd())?;
         Ok(Blob {
             key,
             directory,
             image,
             file,
+            read_only,
             id,
             presence,
             source: RwLock::new(Arc::new(source)),
@@ -92,8 +96,11 @@ impl Blob {
     /// Opens (or makes) the blob's file at its full size. Must happen before the file is marked: a descriptor opened
     /// later would raise events by its own writes.
     pub fn open_file(directory: &Path, size: u64) -> io::Result<File> {
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(Self::data_path(directory))?;
+        let path = Self::data_path(directory);
+        let file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
+            Err(error) if error.raw_os_error() == Some(libc::EROFS) => return File::open(&path),
+            opened => opened?,
+        };
         // EROFS wants a device of at least one block, even for an image without content.
         file.set_len(size.max(PAGE))?;
         Ok(file)
@@ -226,9 +233,18 @@ impl Blob {
         self.peer_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Disk space that the blob takes.
+    /// Whether what is here can be read, and what is missing can be added.
+    pub fn is_usable(&self) -> bool {
+        let whole = || self.file.metadata().is_ok_and(|m| m.len() >= self.image.data_size);
+        !self.read_only || (self.presence.is_complete() && whole())
+    }
+
+    /// Disk space that the blob takes of this cache.
     pub fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
+        if self.read_only {
+            return 0;
+        }
         self.file.metadata().map_or(0, |m| m.blocks() * 512)
     }
 }

@@ -25,6 +25,8 @@ const TABLE_BYTES_MAX: usize = 64 << 20;
 const FRAME_RAW_BYTES_MAX: u32 = 4 << 20;
 /// The first request takes the tables and, for small packs, everything.
 const FIRST_BYTES: usize = 256 << 10;
+/// Where other nodes have the image too: every node reads this much from the bucket.
+const FIRST_BYTES_SHARED: usize = 32 << 10;
 /// One request for several frames: long enough that its round trip does not matter, short enough to share the link.
 const REQUEST_BYTES: u64 = STRETCH_BYTES;
 const CONNECTIONS: usize = 4;
@@ -257,7 +259,8 @@ fn go_on(ready: Vec<(u32, Waiting)>, fetcher: &Fetcher, blob: &Arc<Blob>) {
 /// Reads the pack's tables, then its frames, in threads of its own. `done` is called when nothing more will come.
 pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, done: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
-        let opened = open(&blob, key.clone(), size);
+        let first_bytes = if fetcher.peers.has(&blob.key) { FIRST_BYTES_SHARED } else { FIRST_BYTES };
+        let opened = open(&blob, key.clone(), size, first_bytes);
         let came = opened.is_ok();
         match opened {
             Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
@@ -268,9 +271,9 @@ pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, don
     });
 }
 
-fn open(blob: &Blob, key: String, size: u64) -> Result<(Hot, Vec<u8>), FetchError> {
+fn open(blob: &Blob, key: String, size: u64, first_bytes: usize) -> Result<(Hot, Vec<u8>), FetchError> {
     let source = blob.source();
-    let mut bytes = source.read(&key, 0, FIRST_BYTES.min(size as usize))?;
+    let mut bytes = source.read(&key, 0, first_bytes.min(size as usize))?;
     let needed = table_end(&bytes).map_err(FetchError::Permanent)?;
     if needed > bytes.len() {
         let rest = source.read(&key, bytes.len() as u64, needed - bytes.len())?;

@@ -300,17 +300,22 @@ impl Node {
         let bytes = std::fs::read(&path).map_err(doing(format!("reading {}", path.display())))?;
         let image = ImageFile::parse(&bytes)?;
         let adopted = file.is_some();
-        let file = match file {
-            Some(file) => file,
-            None => {
-                write_whole(&directory.join("meta.erofs"), &image.metadata_image(&bytes)?)
-                    .map_err(doing("writing the metadata"))?;
-                self.trust_or_discard(&directory).map_err(doing("opening the cache"))?;
-                Blob::open_file(&directory, image.data_size).map_err(doing("opening the blob"))?
-            }
+        if !adopted {
+            write_whole(&directory.join("meta.erofs"), &image.metadata_image(&bytes)?)
+                .map_err(doing("writing the metadata"))?;
+            self.trust_or_discard(&directory).map_err(doing("opening the cache"))?;
+        }
+        let open = |file: Option<std::fs::File>, image: ImageFile| {
+            let file = file.map_or_else(|| Blob::open_file(&directory, image.data_size), Ok)?;
+            let source = Source::new(source.clone(), self.agent.clone());
+            Blob::new(key.to_string(), directory.clone(), image, file, source)
         };
-        let blob = Blob::new(key.to_string(), directory, image, file, Source::new(source, self.agent.clone()))
-            .map_err(doing("opening the blob"))?;
+        let mut blob = open(file, image).map_err(doing("opening the blob"))?;
+        if !blob.is_usable() {
+            // A seed that is not whole is of no use.
+            discard(&directory);
+            blob = open(None, ImageFile::parse(&bytes)?).map_err(doing("opening the blob"))?;
+        }
         let blob = Arc::new(blob);
         if !adopted {
             self.keeper.keep(&format!("blob:{key}"), blob.file.as_raw_fd());
@@ -330,8 +335,7 @@ impl Node {
             std::fs::read(directory.join("state.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         let boot_id = sys::boot_id();
         if !state.is_some_and(|s| s.clean || s.boot_id == boot_id) {
-            let _ = std::fs::remove_file(Blob::data_path(directory));
-            let _ = std::fs::remove_file(directory.join("present"));
+            discard(directory);
         }
         self.write_state(directory, false)
     }
@@ -707,6 +711,12 @@ impl Node {
         let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
         blobs.chain(fuse).collect()
     }
+}
+
+/// Forgets what is there of an image; a seed stays where it is.
+fn discard(directory: &Path) {
+    let _ = std::fs::remove_file(Blob::data_path(directory));
+    let _ = std::fs::remove_file(directory.join("present"));
 }
 
 fn fill_if_wanted(fetcher: &Fetcher, blob: &Arc<Blob>) {

@@ -127,6 +127,12 @@ pub fn file_id(fd: RawFd) -> io::Result<(u64, u64)> {
 }
 
 /// True when no other open of the file exists in the whole system: the kernel grants a write lease only then.
+/// Whether a descriptor cannot be written to.
+pub fn is_read_only(fd: RawFd) -> io::Result<bool> {
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    Ok(flags & libc::O_ACCMODE == libc::O_RDONLY)
+}
+
 pub fn nobody_else_has_open(fd: RawFd) -> bool {
     let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) } == 0;
     if granted {

@@ -19,6 +19,7 @@ import { Daemon } from "./daemon.ts";
 import { extractImage } from "./extract.ts";
 import { chooseMethod, type MountMethod, type Probe, probeMachine } from "./probe.ts";
 import { entryName, exportPath, findHotPack, type RecordedStart, recordStart } from "./profiles.ts";
+import { takeSeed } from "./seed.ts";
 import { Sharing, type SharingOptions } from "./sharing.ts";
 import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
 
@@ -27,6 +28,8 @@ export type ImagefsOptions = {
   cacheDir: string;
   /** Bound of the cache on disk; images in use are never evicted. Default 64 GiB. */
   cacheBytesMax?: number;
+  /** Caches that 'image seed' filled, on read-only disks too: whole images are mounted from there, nothing is copied. */
+  seedDirs?: readonly string[];
   /** A read that waited this long for the bucket fails with EIO. Default 30 s. */
   readDeadlineMs?: number;
   /** Mount EROFS from loop devices, as kernels before 6.12 need it and as is done there by itself. Only with "fuse". */
@@ -98,9 +101,11 @@ export class Imagefs {
   readonly #buckets = new Map<string, ObjectStore>();
   #probe: Promise<Probe> | undefined;
   #sharing: Sharing | undefined;
+  readonly #seedDirs: readonly string[];
 
   constructor(options: ImagefsOptions) {
     this.cacheDir = options.cacheDir;
+    this.#seedDirs = options.seedDirs ?? [];
     const binary = options.binary === undefined ? BUILT_BINARY : options.binary;
     this.binary = binary !== null && existsSync(binary) ? binary : undefined;
     if (this.binary === undefined && typeof options.binary === "string") {
@@ -331,6 +336,7 @@ export class Imagefs {
   async #imageFile(options: MountOptions, key: string): Promise<ImageFile> {
     const directory = join(this.cacheDir, "images", key);
     const path = join(directory, "image.plimage");
+    await takeSeed(this.#seedDirs, key, directory);
     const cached = await readFile(path).catch(() => undefined);
     if (cached !== undefined) {
       try {

@@ -9,6 +9,7 @@ export {
   launch,
   launchMode,
 } from "./launch.ts";
+export { type LoadWatch, type NodeLoad, watchLoad } from "./load.ts";
 export type { MountMethod, Probe } from "./probe.ts";
 export { entryName, profilesOf, type RecordedStart, type StoredProfile } from "./profiles.ts";
 export type { SharingOptions } from "./sharing.ts";

@@ -28,7 +28,7 @@ const TURN_LISTEN_MS = 100;
 const OBJECT_ASK_INTERVAL_MS = 40;
 const OBJECT_WAIT_MS = 1_500;
 /** The object's header and manifest, as a rule. */
-const OBJECT_HEAD_BYTES = 64 << 10;
+const OBJECT_HEAD_BYTES = 16 << 10;
 const NODE_HEADER = "x-pilotlight-node";
 
 const answerSchema = z.object({

@@ -24,6 +24,10 @@ export const config = defineConfig("node-agent", {
   bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket that holds the converted images."),
   imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
   imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
+  imageSeedDirs: list(
+    [],
+    "Caches that `pilotlight image seed` filled, on read-only volumes too: whole images are mounted from there.",
+  ),
   imageMountMethod: choice(
     ["auto", "fanotify", "fuse", "extract"],
     "auto",

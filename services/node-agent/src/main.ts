@@ -18,11 +18,13 @@ await runService({
   logFields: ({ nodeId }) => ({ nodeId }),
   async start(context) {
     const { containerdSocket, containerdDir, containerdLookupTimeoutMs } = context.config;
-    const { bucketUri, imageCacheDir, imageCacheBytesMax, stateDir, stopReplicasOnExit } = context.config;
+    const { bucketUri, imageCacheDir, imageCacheBytesMax, imageSeedDirs, stateDir, stopReplicasOnExit } =
+      context.config;
     await startAgent(context, async (directory) => {
       const imagefs = openImagefs({
         cacheDir: resolve(imageCacheDir === "" ? join(stateDir, "image-cache") : imageCacheDir),
         cacheBytesMax: imageCacheBytesMax,
+        seedDirs: imageSeedDirs,
       });
       // What containerd runs stands on the same mounts: they stay.
       const stopsMounts = stopReplicasOnExit && containerdSocket === "";

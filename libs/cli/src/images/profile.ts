@@ -4,11 +4,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PlatformError } from "@pilotlight/errors";
-import { entryName, type Imagefs, launch, type Mount, openImagefs } from "@pilotlight/imagefs";
+import {
+  entryName,
+  type Imagefs,
+  launch,
+  type Mount,
+  type NodeLoad,
+  openImagefs,
+  watchLoad,
+} from "@pilotlight/imagefs";
 import { parseImageConfig, runConfigOf } from "@pilotlight/oci";
 import type { Context } from "../context.ts";
 import { Unsuccessful } from "../exit-codes.ts";
-import { formatBytes, formatDuration } from "../text/format.ts";
+import { formatBytes, formatDuration, formatPercent } from "../text/format.ts";
 import { findImage, type Stored, withBucket } from "./stored-image.ts";
 
 /** `command`: instead of the image's own. `upAfterMs`: a program that still runs then counts as up, and is ended. */
@@ -24,6 +32,7 @@ export const profile = (context: Context, stored: Stored, choice: ProfileChoice)
     const scratch = await mkdtemp(join(tmpdir(), "pilotlight-profile-"));
     const imagefs = openImagefs({ cacheDir: join(scratch, "cache") });
     try {
+      const watch = await watchLoad(scratch);
       const mount = await imagefs.mount({
         bucket,
         manifestDigest: manifest.manifestDigest,
@@ -33,20 +42,40 @@ export const profile = (context: Context, stored: Stored, choice: ProfileChoice)
         fill: false,
       });
       const durationMs = await start(context, imagefs, mount, command, choice.upAfterMs);
+      const load = await watch.soFar();
+      const fetchedBytes = (await imagefs.stats())?.images[0]?.fetchedBytes ?? 0;
       const recorded = await mount.recordStart();
       if (recorded === undefined)
         throw new PlatformError("unsupported", `a mount by '${mount.method}' records nothing`, {
           remedy: "Run as root on a kernel that mounts by fanotify or FUSE.",
         });
-      context.show({ manifestDigest: manifest.manifestDigest, command, durationMs, ...recorded }, () => [
-        `${manifest.manifestDigest}: ${recorded.starts} starts of ${JSON.stringify(command)} known, the last took ${formatDuration(durationMs)}`,
-        `  a start touches ${formatBytes(recorded.hotBytes)}${recorded.hotPackBytes === undefined ? "; the hot pack still fits" : `, ${formatBytes(recorded.hotPackBytes)} as a new hot pack`}`,
-      ]);
+      context.show(
+        { manifestDigest: manifest.manifestDigest, command, durationMs, ...recorded, fetchedBytes, load },
+        () => [
+          `${manifest.manifestDigest}: ${recorded.starts} starts of ${JSON.stringify(command)} known, the last took ${formatDuration(durationMs)}`,
+          `  a start touches ${formatBytes(recorded.hotBytes)}${recorded.hotPackBytes === undefined ? "; the hot pack still fits" : `, ${formatBytes(recorded.hotPackBytes)} as a new hot pack`}`,
+          `  ${loadLine(load, fetchedBytes)}`,
+        ],
+      );
     } finally {
       await imagefs.stop();
       await rm(scratch, { recursive: true, force: true });
     }
   });
+
+/** Link, disk and processor beside each other: which of them held the start up. */
+function loadLine(
+  { durationMs, diskWrittenBytes, diskBusyMs, cpuMs, cores }: NodeLoad,
+  fetchedBytes: number,
+): string {
+  const rate = (bytes: number) => `${formatBytes(bytes)} (${formatBytes((bytes / durationMs) * 1000)}/s)`;
+  const disk =
+    diskWrittenBytes === undefined
+      ? "no disk of its own"
+      : `${rate(diskWrittenBytes)} written to the disk, busy for ${formatPercent((diskBusyMs ?? 0) / durationMs)}`;
+  const cpu = `${(cpuMs / durationMs).toFixed(1)} of ${cores} cores in use`;
+  return `meanwhile on this node: ${rate(fetchedBytes)} from the bucket, ${disk}, ${cpu}`;
+}
 
 /** Runs the program until it ends or is up. Throws when it fails. */
 async function start(
