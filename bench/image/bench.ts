@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Figures, median, type RunOptions, versionOf } from "../src/report.ts";
 import { convert } from "./conversion.ts";
-import { cannotLimit, freeBytes, giveUp, own, removeLeftovers } from "./disk.ts";
+import { cannotLimit, freeBytes, giveUp } from "./disk.ts";
+import { own, removeLeftovers } from "./leftovers.ts";
 import { localReads } from "./local-reads.ts";
 import { massStart, type NodeResult } from "./mass-start.ts";
 import {
@@ -310,7 +311,7 @@ class ImageBench {
     const { find, diskBytes, layout, start } = PEERS[peer];
     const { directory: programs } = await find();
     const image = await prepareImage(name, log);
-    const served = await layout(image, programs, log);
+    const served = await layout(name, image, log);
     const needed = diskBytes(image);
     const free = await freeBytes(this.#scratch);
     if (needed > free)

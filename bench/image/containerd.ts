@@ -7,7 +7,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
 import { spawnOnNode } from "./disk.ts";
 
-export type Snapshotter = "overlayfs" | "erofs";
+export type Snapshotter = "overlayfs" | "erofs" | "stargz";
+
+/** A snapshotter that is a process of its own: its command, and the socket that it opens. */
+export type Beside = { beside: string; socket: string };
 
 const START_TIMEOUT_MS = 20_000;
 
@@ -34,14 +37,18 @@ export type Containerd = {
 };
 
 /** Starts a daemon that has nothing. */
-export async function startContainerd(programs: string, directory: string): Promise<Containerd> {
+export async function startContainerd(
+  programs: string,
+  directory: string,
+  proxy?: Beside,
+): Promise<Containerd> {
   await mkdir(directory, { recursive: true });
   const config = join(directory, "config.toml");
   const socket = join(directory, "containerd.sock");
-  await writeFile(config, configOf(directory, socket));
+  await writeFile(config, configOf(directory, socket) + (proxy === undefined ? "" : proxyConfigOf(proxy)));
   const env = { ...process.env, PATH: `${programs}:${process.env.PATH}` };
   const log = join(directory, "containerd.log");
-  const daemon = spawnOnNode(["sh", "-c", `exec containerd --config ${config} > ${log} 2>&1`], {
+  const daemon = spawnOnNode(["sh", "-c", commandOf(config, log, proxy)], {
     env,
     stdio: "ignore",
   });
@@ -75,6 +82,26 @@ export async function startContainerd(programs: string, directory: string): Prom
     },
   };
 }
+
+/** Both end together: the shell passes the signal on. */
+function commandOf(config: string, log: string, proxy: Beside | undefined): string {
+  const containerd = `containerd --config ${config} > ${log} 2>&1`;
+  if (proxy === undefined) return `exec ${containerd}`;
+  const waiting = `while [ ! -S ${proxy.socket} ]; do kill -0 $! || exit 1; sleep 0.05; done`;
+  return `${proxy.beside} & ${waiting}; ${containerd} & trap 'kill $(jobs -p); wait' TERM; wait`;
+}
+
+const proxyConfigOf = ({ socket }: Beside) => `
+  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+    platform = "linux/amd64"
+    snapshotter = "stargz"
+    differ = "walking"
+[proxy_plugins.stargz]
+  type = "snapshot"
+  address = "${socket}"
+  [proxy_plugins.stargz.exports]
+    enable_remote_snapshot_annotations = "true"
+`;
 
 const configOf = (directory: string, socket: string) => `version = 3
 root = "${directory}/root"

@@ -2,9 +2,8 @@
 // to the rate of a cloud volume by the v1 blkio throttle of the root group. What is to be limited has to stay in that group.
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
-import { appendFile, mkdir, readdir, readFile, rm, statfs, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { existsSync } from "node:fs";
+import { appendFile, mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
@@ -68,70 +67,6 @@ export async function makeDisk(
 export async function freeBytes(path: string): Promise<number> {
   const { bavail, bsize } = await statfs(path);
   return bavail * bsize;
-}
-
-/**
- * Takes away what benchmarks left that were killed: processes that run in their directories, mounts, limits, loop devices, files.
- * A benchmark that runs still keeps its own: its directory names a process that is there.
- */
-export async function removeLeftovers(prefix: string): Promise<void> {
-  for (const name of await readdir(tmpdir())) {
-    const directory = join(tmpdir(), name);
-    if (!name.startsWith(prefix) || (await ownerLives(directory))) continue;
-    for (const pid of await processesIn(directory)) endProcess(pid);
-    const table = await readFile("/proc/self/mountinfo", "utf8");
-    const mounts = table.split("\n").map((line) => line.split(" ")[4] ?? "");
-    for (const mount of mounts.filter((path) => path.startsWith(`${directory}/`)).reverse())
-      await runCommand("umount", ["--lazy", mount]).catch(() => undefined);
-    const loops = await runCommand("losetup", ["--list", "--noheadings", "--output", "NAME,BACK-FILE"]).catch(
-      () => "",
-    );
-    for (const line of loops.split("\n").filter((line) => line.includes(`${directory}/`)))
-      await runCommand("losetup", ["-d", line.trim().split(/\s+/)[0] ?? ""]).catch(() => undefined);
-    await rm(directory, { recursive: true, force: true });
-  }
-}
-
-const OWNER_FILE = "owner";
-
-/** Marks a directory as this process's. */
-export const own = (directory: string): Promise<void> =>
-  writeFile(join(directory, OWNER_FILE), `${process.pid} ${startTimeOf(process.pid)}`);
-
-async function ownerLives(directory: string): Promise<boolean> {
-  const text = await readFile(join(directory, OWNER_FILE), "utf8").catch(() => "");
-  const [pid = "", startTime = ""] = text.split(" ");
-  return pid !== "" && startTimeOf(Number(pid)) === startTime;
-}
-
-/** proc_pid_stat(5), field 22; empty: there is no such process. */
-function startTimeOf(pid: number): string {
-  try {
-    const [, rest = ""] = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ");
-    return rest.split(" ")[19] ?? "";
-  } catch {
-    return "";
-  }
-}
-
-/** Processes whose command line names something in a directory. */
-async function processesIn(directory: string): Promise<number[]> {
-  const all = (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);
-  const found = await Promise.all(
-    all.map(async (pid) => {
-      const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-      return pid !== process.pid && commandLine.includes(`${directory}/`) ? [pid] : [];
-    }),
-  );
-  return found.flat();
-}
-
-function endProcess(pid: number): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch {
-    // It has ended.
-  }
 }
 
 const made = new Set<() => Promise<void>>();

@@ -178,7 +178,7 @@ export async function extendImage(
   await mkdir(root);
   await shell(script, { ROOT: root });
   const layer = await packLayer(root, directory);
-  await rm(root, { recursive: true });
+  await rm(root, { recursive: true, force: true });
   const layers = [...(await layersOf(directory)), layer];
   await writeDocuments(directory, run, { latest: layers });
   return {
@@ -186,6 +186,7 @@ export async function extendImage(
     directory,
     reference: `oci://${directory}:latest`,
     command: run.command,
+    versions: ["latest"],
     layerBytes: base.layerBytes + layer.size,
     unpackedBytes: base.unpackedBytes + layer.unpackedBytes,
   };
@@ -299,7 +300,8 @@ async function packChanged(root: string, layout: string): Promise<Record<string,
 /** What an update of dependencies changes: every file of whole packages, until they hold this share of all bytes. */
 async function filesToChange(modules: string, share: number): Promise<string[]> {
   const order = (name: string) => createHash("sha256").update(name).digest("hex");
-  const packages = (await readdir(modules)).sort((a, b) => (order(a) < order(b) ? -1 : 1));
+  const folders = (await readdir(modules, { withFileTypes: true })).filter((entry) => entry.isDirectory());
+  const packages = folders.map(({ name }) => name).sort((a, b) => (order(a) < order(b) ? -1 : 1));
   const sized = [];
   for (const name of packages) {
     for (const entry of await readdir(join(modules, name), { recursive: true, withFileTypes: true })) {

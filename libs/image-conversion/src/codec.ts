@@ -19,5 +19,7 @@ export async function zstdFrame(bytes: Buffer, level: number): Promise<Buffer> {
       [zlib.ZSTD_c_checksumFlag]: 0,
     },
     pledgedSrcSize: bytes.length,
+    // One piece of output, not one each 16 KiB.
+    chunkSize: bytes.length + 1024,
   });
 }

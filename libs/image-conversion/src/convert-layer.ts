@@ -145,7 +145,8 @@ class LayerAssembly {
     const { limits, known, buffers } = this.#context;
     buffers.busy();
     const options = { level: limits.compressionLevel, gainMin: limits.compressionGainMin };
-    const encoded = encodeChunk(buffer.subarray(0, length), options, (hash) => known.get(hash) !== undefined);
+    const isKnown = known.size === 0 ? undefined : (hash: Buffer) => known.get(hash) !== undefined;
+    const encoded = encodeChunk(buffer, length, options, isKnown);
     // Seen by the chain below; without this, a failure while an earlier chunk is placed would count as unhandled.
     encoded.catch(() => undefined);
     this.#tail = this.#tail

@@ -240,7 +240,7 @@ async function encodeMetadata(
   let packOffset = 0;
   for (const piece of pieces) {
     // Metadata are small and read at every start: a higher level pays here.
-    const encoded = await encodeChunk(piece, { level: 6, gainMin: limits.compressionGainMin });
+    const encoded = await encodeChunk(piece, piece.length, { level: 6, gainMin: limits.compressionGainMin });
     const { sha256, rawLength, encoding, wire } = encoded;
     chunks.push({
       sha256,

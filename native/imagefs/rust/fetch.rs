@@ -417,7 +417,7 @@ impl Fetcher {
                     bytes <= REQUEST_RAW_BYTES_MAX
                 });
                 let (now, later) = rest.split_at(fitting.count().max(1));
-                came.extend(self.peers.read(&peer, &blob.key, now));
+                came.extend(self.peers.read(&peer, &blob.key, now, Duration::ZERO));
                 rest = later;
             }
             let mut missing = Vec::new();

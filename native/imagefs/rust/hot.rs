@@ -30,6 +30,8 @@ const FIRST_BYTES_SHARED: usize = 32 << 10;
 /// One request for several frames: long enough that its round trip does not matter, short enough to share the link.
 const REQUEST_BYTES: u64 = STRETCH_BYTES;
 const CONNECTIONS: usize = 4;
+/// Nodes that start at the same moment are not equally fast.
+const PEER_PATIENCE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 struct Frame {
@@ -182,7 +184,7 @@ impl Hot {
     fn fetch_from_peer(&self, fetcher: &Fetcher, blob: &Arc<Blob>, peer: &Peer, frames: Vec<usize>) -> Vec<usize> {
         let parts: Vec<Part> = frames.iter().map(|number| self.part(*number)).collect();
         let mut missing = Vec::new();
-        for (number, raw) in frames.into_iter().zip(fetcher.peers.read(peer, &blob.key, &parts)) {
+        for (number, raw) in frames.into_iter().zip(fetcher.peers.read(peer, &blob.key, &parts, PEER_PATIENCE)) {
             let stored = raw.is_some_and(|raw| {
                 blob.count_from_peers(raw.len() as u64);
                 self.place(blob, &self.frames[number], &raw).is_ok()

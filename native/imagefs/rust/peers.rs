@@ -40,6 +40,7 @@ const ASIDE_FOR: Duration = Duration::from_secs(2);
 const ASIDE_DOUBLINGS_MAX: u32 = 5;
 /// How long one is not asked that sent wrong bytes.
 const ASIDE_WRONG_FOR: Duration = Duration::from_secs(60);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(25);
 /// Peers that are tried for a stretch before the bucket.
 const TRIED_MAX: usize = 2;
 
@@ -152,14 +153,23 @@ impl Peers {
         route(&self.identity.read().unwrap().node_id, &peers, is_aside, stretch)
     }
 
-    /// Asks one peer for parts of an image. What came and has its checksum is in the answer at the part's place.
-    pub fn read(&self, peer: &Peer, key: &str, parts: &[Part]) -> Vec<Option<Vec<u8>>> {
+    /// Asks one peer for parts of an image. What came and has its checksum is in the answer at the part's place. A peer that has
+    /// announced the image and does not know it yet is asked again within `patience`.
+    pub fn read(&self, peer: &Peer, key: &str, parts: &[Part], patience: Duration) -> Vec<Option<Vec<u8>>> {
         if self.asking.fetch_add(1, Ordering::AcqRel) >= self.asking_max {
             self.asking.fetch_sub(1, Ordering::AcqRel);
             return parts.iter().map(|_| None).collect();
         }
         self.counters.asked.fetch_add(1, Ordering::Relaxed);
-        let read = self.ask(peer, key, parts);
+        let began = Instant::now();
+        let read = loop {
+            match self.ask(peer, key, parts) {
+                Err(AskError::NotThere) if began.elapsed() < patience => std::thread::sleep(ASK_AGAIN_AFTER),
+                Err(AskError::NotThere) => break Ok(parts.iter().map(|_| None).collect()),
+                Err(AskError::Failed) => break Err(()),
+                Ok(came) => break Ok(came),
+            }
+        };
         self.asking.fetch_sub(1, Ordering::AcqRel);
         let came = read.unwrap_or_else(|()| {
             self.set_aside(peer, ASIDE_FOR);
@@ -174,9 +184,9 @@ impl Peers {
         came
     }
 
-    fn ask(&self, peer: &Peer, key: &str, parts: &[Part]) -> Result<Vec<Option<Vec<u8>>>, ()> {
+    fn ask(&self, peer: &Peer, key: &str, parts: &[Part]) -> Result<Vec<Option<Vec<u8>>>, AskError> {
         let body = PagesRequest { parts: parts.iter().map(|part| part.runs.clone()).collect() };
-        let body = serde_json::to_vec(&body).map_err(drop)?;
+        let body = serde_json::to_vec(&body).map_err(|_| AskError::Failed)?;
         let mut request = self.agent.post(format!("{}/images/{key}/pages", peer.url));
         {
             let identity = self.identity.read().unwrap();
@@ -185,19 +195,21 @@ impl Peers {
                 request = request.header("authorization", format!("Bearer {}", identity.token));
             }
         }
-        let mut response = request.send(&body[..]).map_err(drop)?;
+        let mut response = request.send(&body[..]).map_err(|_| AskError::Failed)?;
         match response.status().as_u16() {
             200 => {}
-            // It has the image no more, or too much to do.
-            404 | 503 => return Ok(parts.iter().map(|_| None).collect()),
-            _ => return Err(()),
+            // It has not got the image yet, or no more.
+            404 => return Err(AskError::NotThere),
+            // It has too much to do.
+            503 => return Ok(parts.iter().map(|_| None).collect()),
+            _ => return Err(AskError::Failed),
         }
         let mut reader = response.body_mut().as_reader();
         let mut came = Vec::with_capacity(parts.len());
         for part in parts {
             match read_part(&mut reader, part) {
                 Ok(raw) => came.push(raw),
-                Err(PartError::Broken) => return Err(()),
+                Err(PartError::Broken) => return Err(AskError::Failed),
                 Err(PartError::Wrong) => {
                     self.counters.wrong.fetch_add(1, Ordering::Relaxed);
                     self.set_aside(peer, ASIDE_WRONG_FOR);
@@ -215,6 +227,11 @@ impl Peers {
         let until = Instant::now() + time * 2u32.pow(failures.min(ASIDE_DOUBLINGS_MAX));
         aside.insert(peer.node_id.clone(), Aside { until, failures: failures + 1 });
     }
+}
+
+enum AskError {
+    NotThere,
+    Failed,
 }
 
 enum PartError {
