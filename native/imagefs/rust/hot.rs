@@ -31,7 +31,7 @@ const FIRST_BYTES_SHARED: usize = 32 << 10;
 const REQUEST_BYTES: u64 = STRETCH_BYTES;
 const CONNECTIONS: usize = 4;
 /// Nodes that start at the same moment are not equally fast.
-const PEER_PATIENCE: Duration = Duration::from_millis(400);
+const PEER_PATIENCE: Duration = Duration::from_millis(1_000);
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 struct Frame {
