@@ -1,16 +1,19 @@
-// `npm run fuzz -- [--minutes N] [--only images|headers]`: what reads files of strangers, with new random input until the time is
-// over: the properties of the image readers, and safetensors headers beside the reference library, in turns. A failure prints the
-// seed and the input, and ends the run.
+// `npm run fuzz -- [--minutes N] [--only images|mounts|headers]`: what reads files of strangers, with new random input until the
+// time is over: the properties of the image readers, of those of the mounting side (Rust), and safetensors headers beside the
+// reference library, in turns. A failure prints the seed and the input, and ends the run.
 import { spawnSync } from "node:child_process";
 import { randomInt } from "node:crypto";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { cacheDir } from "@pilotlight/servers";
 import { fuzzHeaders } from "./headers.ts";
 
 const root = join(import.meta.dirname, "../..");
 const IMAGE_READERS = ["image-file", "tar/reader", "merge", "profile", "erofs/erofs", "chunker"];
 /** A round takes some minutes: long enough that its start does not matter. */
 const IMAGE_FACTOR = "50";
+/** The readers in Rust take microseconds an input. */
+const MOUNTS_FACTOR = "300";
 const HEADERS_ROUND_MS = 120_000;
 
 type Turn = (until: number) => Promise<void>;
@@ -23,6 +26,20 @@ const turns: Record<string, Turn> = {
       stdio: "inherit",
       env: { ...process.env, PILOTLIGHT_FUZZ_FACTOR: IMAGE_FACTOR },
     });
+    if (status !== 0) process.exit(status ?? 1);
+  },
+  async mounts() {
+    const { status, error } = spawnSync("cargo", ["test", "--release", "--quiet", "--locked", "damaged"], {
+      cwd: join(root, "native/imagefs"),
+      stdio: "inherit",
+      env: {
+        ...process.env,
+        CARGO_TARGET_DIR: cacheDir("cargo-target", "imagefs"),
+        PILOTLIGHT_FUZZ_FACTOR: MOUNTS_FACTOR,
+        PILOTLIGHT_FUZZ_SEED: String(randomInt(2 ** 47)),
+      },
+    });
+    if (error !== undefined) say(`cargo cannot be run: ${error.message}`);
     if (status !== 0) process.exit(status ?? 1);
   },
   async headers(until) {

@@ -281,7 +281,8 @@ fn open(blob: &Blob, key: String, size: u64, first_bytes: usize) -> Result<(Hot,
         let rest = source.read(&key, bytes.len() as u64, needed - bytes.len())?;
         bytes.extend_from_slice(&rest);
     }
-    let hot = parse(key, &bytes, size, blob).map_err(FetchError::Permanent)?;
+    let hot =
+        parse(key, &bytes, size, &blob.image.image_id, blob.image.data_size / PAGE).map_err(FetchError::Permanent)?;
     Ok((hot, bytes))
 }
 
@@ -332,21 +333,24 @@ fn table_end(bytes: &[u8]) -> Result<usize, String> {
     Ok(HEADER_BYTES + tables)
 }
 
-fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, String> {
+/// `size`: of the pack; `image_id` and `pages` (of its data blob): of the image that is to have it.
+fn parse(key: String, bytes: &[u8], size: u64, image_id: &str, pages: u64) -> Result<Hot, String> {
     let end = table_end(bytes)?;
+    if bytes.len() < end {
+        return Err("it is shorter than it says".into());
+    }
     let (frame_count, run_count) = (u32_at(bytes, 12) as usize, u32_at(bytes, 16) as usize);
     let hash = Sha256::new().chain_update(&bytes[..32]).chain_update(&bytes[HEADER_BYTES..end]).finalize();
     if hash.as_slice() != &bytes[32..64] {
         return Err("its tables have another checksum".into());
     }
-    if crate::image::hex(&bytes[20..32]) != blob.image.image_id[..24] {
+    if crate::image::hex(&bytes[20..32]) != image_id[..24] {
         return Err("it belongs to another image".into());
     }
     let runs_at = HEADER_BYTES + frame_count * FRAME_BYTES;
     let runs: Vec<(u64, u64)> = (0..run_count)
         .map(|i| (u64_at(bytes, runs_at + i * RUN_BYTES), u64::from(u32_at(bytes, runs_at + i * RUN_BYTES + 8))))
         .collect();
-    let pages = blob.image.data_size / PAGE;
     if runs.iter().any(|(page, count)| *count == 0 || page.checked_add(*count).is_none_or(|end| end > pages)) {
         return Err("a run lies outside the blob".into());
     }
@@ -367,8 +371,8 @@ fn parse(key: String, bytes: &[u8], size: u64, blob: &Blob) -> Result<Hot, Strin
         if !inside || frame.raw_length > FRAME_RAW_BYTES_MAX || frame.wire_length == 0 {
             return Err("a frame lies outside the pack".into());
         }
-        let raw: u64 = runs[frame.runs.clone()].iter().map(|(_, count)| count * PAGE).sum();
-        if raw != u64::from(frame.raw_length) || (!frame.compressed && frame.raw_length != frame.wire_length) {
+        let raw: u128 = runs[frame.runs.clone()].iter().map(|(_, count)| u128::from(count * PAGE)).sum();
+        if raw != u128::from(frame.raw_length) || (!frame.compressed && frame.raw_length != frame.wire_length) {
             return Err("a frame's length is not that of its runs".into());
         }
         frames.push(frame);
@@ -390,4 +394,68 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz;
+
+    const IMAGE_ID: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+    const PAGES: u64 = 1_000;
+
+    /// Two frames, of two runs and of one.
+    fn valid_pack() -> Vec<u8> {
+        let runs: [(u64, u32); 3] = [(5, 2), (100, 1), (900, 3)];
+        let frames: [(u64, u32, u32, u32, u32, u8); 2] =
+            [(1_000, 12_288, 700, 0, 2, 1), (1_700, 12_288, 12_288, 2, 1, 0)];
+        let mut bytes = b"PLHOTPK\0".to_vec();
+        bytes.extend([VERSION, frames.len() as u32, runs.len() as u32].map(u32::to_le_bytes).concat());
+        bytes.extend([7; 12]);
+        bytes.resize(HEADER_BYTES, 0);
+        for (offset, raw, wire, first, count, compressed) in frames {
+            bytes.extend([3; 32]);
+            bytes.extend(offset.to_le_bytes());
+            bytes.extend([raw, wire, first, count].map(u32::to_le_bytes).concat());
+            bytes.extend([compressed, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        for (page, count) in runs {
+            bytes.extend(page.to_le_bytes());
+            bytes.extend([count, 0].map(u32::to_le_bytes).concat());
+        }
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Makes the checksum of the tables fit.
+    fn seal(bytes: &mut [u8]) {
+        if let Ok(end) = table_end(bytes)
+            && end <= bytes.len()
+        {
+            let hash = Sha256::new().chain_update(&bytes[..32]).chain_update(&bytes[HEADER_BYTES..end]).finalize();
+            bytes[32..64].copy_from_slice(&hash);
+        }
+    }
+
+    #[test]
+    fn a_pack_is_read() {
+        let hot = parse("key".into(), &valid_pack(), 20_000, IMAGE_ID, PAGES).unwrap();
+        assert_eq!((hot.frames.len(), hot.runs.len()), (2, 3));
+        assert!(parse("key".into(), &valid_pack(), 20_000, &IMAGE_ID.replace('7', "8"), PAGES).is_err());
+    }
+
+    #[test]
+    fn a_damaged_pack_is_refused_or_lies_inside_its_bounds() {
+        const SIZE: u64 = 20_000;
+        fuzz::with_damage(20_000, &valid_pack(), seal, |bytes| {
+            if let Ok(hot) = parse("key".into(), bytes, SIZE, IMAGE_ID, PAGES) {
+                for frame in &hot.frames {
+                    assert!(frame.offset + u64::from(frame.wire_length) <= SIZE);
+                    let pages: u64 = hot.runs[frame.runs.clone()].iter().map(|(_, count)| count).sum();
+                    assert_eq!(pages * PAGE, u64::from(frame.raw_length));
+                }
+                assert!(hot.runs.iter().all(|(page, count)| page + count <= PAGES));
+            }
+        });
+    }
 }

@@ -321,3 +321,126 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz;
+
+    /// Metadata of two chunks in pack 0, data of three in pack 1 (one of them zeros).
+    fn valid_index() -> Vec<u8> {
+        let chunks: [(u64, u64, u32, u32, u32, u8); 5] = [
+            (0, 0, 0, 8192, 100, 1),
+            (8192, 100, 0, 4096, 4096, 0),
+            (0, 0, 1, 4096, 4096, 0),
+            (4096, 0, 0, 8192, 0, 2),
+            (12288, 4096, 1, 16384, 5000, 1),
+        ];
+        let mut bytes = b"PLINDEX\0".to_vec();
+        for number in [INDEX_VERSION, 2, 2, chunks.len() as u32] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.resize(HEADER_BYTES, 0);
+        for (kind, first, count, size) in [(BLOB_METADATA, 0u32, 2u32, 12288u64), (BLOB_DATA, 2, 3, 28672)] {
+            bytes.extend([kind, first, count, 0].map(u32::to_le_bytes).concat());
+            bytes.extend([size, 0].map(u64::to_le_bytes).concat());
+        }
+        for (sha, size) in [(0u8, 4196u64), (7, 9096)] {
+            bytes.extend([sha; 32]);
+            bytes.extend([size, 0].map(u64::to_le_bytes).concat());
+        }
+        bytes.resize(bytes.len().div_ceil(64) * 64, 0);
+        for (offset, pack_offset, pack, raw, wire, encoding) in chunks {
+            bytes.extend([3; 32]);
+            bytes.extend([offset, pack_offset].map(u64::to_le_bytes).concat());
+            bytes.extend([pack, raw, wire].map(u32::to_le_bytes).concat());
+            bytes.extend([encoding, 0, 0, 0]);
+        }
+        bytes
+    }
+
+    fn image_with(index: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+        let stored = zstd::bulk::compress(index, 1).unwrap();
+        let identity = parse_index(index).map_or(String::new(), |tables| identity("sha256:00", &tables));
+        let mut manifest = serde_json::json!({
+            "formatVersion": 1, "imageId": identity, "manifestDigest": "sha256:00",
+            "index": { "offset": 4096, "length": stored.len(), "rawLength": index.len(), "sha256": hex(&Sha256::digest(index)) },
+            "metadata": { "offset": 4096 + stored.len(), "length": 4196 },
+        });
+        change(&mut manifest);
+        let json = manifest.to_string();
+        let mut bytes = b"PLIMAGE\0".to_vec();
+        bytes.extend([IMAGE_VERSION, json.len() as u32].map(u32::to_le_bytes).concat());
+        bytes.extend(Sha256::digest(&json));
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend(json.bytes());
+        bytes.resize(4096, b' ');
+        bytes.extend(stored);
+        bytes.resize(bytes.len() + 4196, 0);
+        bytes
+    }
+
+    fn assert_sound(tables: &Tables) {
+        for blob in &tables.blobs {
+            let mut end = 0;
+            for chunk in &blob.chunks {
+                assert_eq!(chunk.offset, end);
+                end = chunk.end();
+                assert!(chunk.raw_length > 0 && chunk.raw_length <= CHUNK_BYTES_MAX && end % PAGE == 0);
+                if chunk.encoding != Encoding::Zeros {
+                    let size = tables.packs[chunk.pack as usize].1;
+                    assert!(chunk.pack_offset + u64::from(chunk.wire_length) <= size);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_is_read() {
+        let image = ImageFile::parse(&image_with(&valid_index(), |_| {})).unwrap();
+        assert_eq!((image.metadata.len(), image.data.len(), image.data_size), (2, 3, 28672));
+        assert_eq!((image.chunk_at(4096), image.chunk_at(28671), image.chunk_at(28672)), (Some(1), Some(2), None));
+    }
+
+    #[test]
+    fn a_damaged_index_is_refused_or_sound() {
+        fuzz::with_damage(
+            20_000,
+            &valid_index(),
+            |_| {},
+            |bytes| {
+                if let Ok(tables) = parse_index(bytes) {
+                    assert_sound(&tables);
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn a_damaged_image_is_refused_or_read_with_all_checks() {
+        fuzz::with_damage(
+            1_000,
+            &image_with(&valid_index(), |_| {}),
+            |_| {},
+            |bytes| {
+                if let Ok(image) = ImageFile::parse(bytes) {
+                    assert_eq!(image.data_size, 28672);
+                    assert!(image.metadata_image(bytes).is_err());
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn places_beyond_all_bounds_are_refused() {
+        for place in ["index", "metadata"] {
+            for field in ["offset", "length", "rawLength"] {
+                for value in [u64::MAX, u64::MAX - 4096, 1 << 62, 1 << 32, (256 << 20) + 1] {
+                    let bytes = image_with(&valid_index(), |manifest| manifest[place][field] = value.into());
+                    let is_read = ImageFile::parse(&bytes).is_ok();
+                    assert_eq!(is_read, place == "metadata" && field == "rawLength", "{place}.{field} = {value}");
+                }
+            }
+        }
+    }
+}

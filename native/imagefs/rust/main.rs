@@ -13,6 +13,8 @@ mod door;
 mod fanotify;
 mod fetch;
 mod fuse;
+#[cfg(test)]
+mod fuzz;
 mod hot;
 mod image;
 mod journal;
