@@ -11,6 +11,10 @@ const RELEASES = [
   { name: "containerd 2", fits: (major: number) => major === 2 },
 ];
 
+/** containerd looks for a plug-in that went away once in a while only, so what needs it is tried until it is found. */
+const RECONNECTED = { timeout: 120_000, interval: 500 };
+const TEST_TIMEOUT_MS = 180_000;
+
 const containerds = await findContainerds();
 const hindrance = await containerHindrance();
 
@@ -77,34 +81,41 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
     expect(node.asked).toContain(node.pinned("stranger"));
   });
 
-  test("a killed agent comes back under running containers, and serves new ones", async (context) => {
-    if (why !== undefined) return context.skip(why);
-    const { ctr } = containerd;
-    const long = node.named("long");
-    const command = ["--snapshotter", "pilotlight", node.reference("tools"), long, "sleep", "600"];
-    await ctr("run", "--detach", ...command);
-    try {
-      await node.killAgent();
-      await node.startAgent();
-      expect(await ctr("tasks", "exec", "--exec-id", "look", long, "cat", "/greeting")).toContain(
-        "hello again",
-      );
-      // containerd looks for a plug-in that went away once in a while only, so what needs it is tried until it is found.
-      await expect.poll(() => containerd.run("tools", "after-kill")).toContain("hello again");
-    } finally {
-      await end(long);
-    }
-  });
+  test(
+    "a killed agent comes back under running containers, and serves new ones",
+    async (context) => {
+      if (why !== undefined) return context.skip(why);
+      const { ctr } = containerd;
+      const long = node.named("long");
+      const command = ["--snapshotter", "pilotlight", node.reference("tools"), long, "sleep", "600"];
+      await ctr("run", "--detach", ...command);
+      try {
+        await node.killAgent();
+        await node.startAgent();
+        expect(await ctr("tasks", "exec", "--exec-id", "look", long, "cat", "/greeting")).toContain(
+          "hello again",
+        );
+        await expect.poll(() => containerd.run("tools", "after-kill"), RECONNECTED).toContain("hello again");
+      } finally {
+        await end(long);
+      }
+    },
+    TEST_TIMEOUT_MS,
+  );
 
-  test("after a reboot images are mounted again when a container needs them", async (context) => {
-    if (why !== undefined) return context.skip(why);
-    await node.killAgent();
-    await node.endMounting();
-    expect(node.mounts()).toEqual([]);
-    await node.startAgent();
-    await expect.poll(() => containerd.run("tools", "after-reboot")).toContain("hello again");
-    expect(await containerd.run("sibling", "sibling-after-reboot")).toContain("from a sibling");
-  });
+  test(
+    "after a reboot images are mounted again when a container needs them",
+    async (context) => {
+      if (why !== undefined) return context.skip(why);
+      await node.killAgent();
+      await node.endMounting();
+      expect(node.mounts()).toEqual([]);
+      await node.startAgent();
+      await expect.poll(() => containerd.run("tools", "after-reboot"), RECONNECTED).toContain("hello again");
+      expect(await containerd.run("sibling", "sibling-after-reboot")).toContain("from a sibling");
+    },
+    TEST_TIMEOUT_MS,
+  );
 
   test("nothing is left when the images are gone", async (context) => {
     if (why !== undefined) return context.skip(why);
