@@ -139,15 +139,18 @@ export class ImageRoots {
     return stats?.images.find((image) => image.key === key)?.diskBytes ?? 0;
   }
 
-  /** Unmounts what no snapshot needs. `needed`: contents of all snapshots that stand on one, or are one. */
-  async tidy(needed: Iterable<ImageContent>): Promise<void> {
-    const stay = new Set([...needed].map(nameOf));
+  /**
+   * Unmounts what no snapshot needs. `needed`: contents of all snapshots that stand on one, or are one; asked before each
+   * unmount, for snapshots are made meanwhile.
+   */
+  async tidy(needed: () => Iterable<ImageContent>): Promise<void> {
+    const isNeeded = (name: string) => [...needed()].some((content) => nameOf(content) === name);
     for (const [name, until] of this.#pulled)
-      if (stay.has(name) || performance.now() > until) this.#pulled.delete(name);
-    const isUsed = (name: string) =>
-      stay.has(name) || this.#held.has(name) || this.#pulled.has(name) || this.#mounting.has(name);
+      if (isNeeded(name) || performance.now() > until) this.#pulled.delete(name);
+    const isBusy = (name: string) =>
+      [this.#held, this.#pulled, this.#mounting, this.#unmounting].some((names) => names.has(name));
     for (const name of await namesIn(this.#options.directory)) {
-      if (isUsed(name)) continue;
+      if (isBusy(name) || isNeeded(name)) continue;
       const leaving = this.#unmount(name).finally(() => this.#unmounting.delete(name));
       this.#unmounting.set(name, leaving);
       await leaving;

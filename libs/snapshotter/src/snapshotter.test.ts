@@ -38,7 +38,7 @@ const roots: Roots = {
   started: () => undefined,
   diskBytes: async () => 42,
   async tidy(contents) {
-    needed = [...new Set([...contents].map(rootOf))];
+    needed = [...new Set([...contents()].map(rootOf))];
   },
 };
 

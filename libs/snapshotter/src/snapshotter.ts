@@ -311,13 +311,15 @@ export class Snapshotter {
   }
 
   #tidy(): Promise<void> {
-    const needed: ImageContent[] = [];
+    return this.#roots.tidy(() => this.#neededImages());
+  }
+
+  *#neededImages(): Generator<ImageContent> {
     for (const { content, parent } of this.#records.all()) {
-      if (content.kind === "image" && content.layers === content.layersTotal) needed.push(content);
+      if (content.kind === "image" && content.layers === content.layersTotal) yield content;
       const below = content.kind === "files" ? this.#records.get(parent)?.content : undefined;
-      if (below?.kind === "image") needed.push(below);
+      if (below?.kind === "image") yield below;
     }
-    return this.#roots.tidy(needed);
   }
 
   #mountsOf(kind: "active" | "view", id: number, lowers: readonly string[]): ContainerdMount[] {
