@@ -2,11 +2,12 @@
 // with the node and join when it has booted.
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdir, rm } from "node:fs/promises";
+import { chmod, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { serviceMain } from "@pilotlight/local";
 import { freePort } from "@pilotlight/servers";
+import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { spawnOnNode } from "../image/disk.ts";
 import { type Gate, startGate } from "./gate.ts";
 
@@ -40,6 +41,8 @@ export async function startNode(options: NodeOptions): Promise<BenchNode> {
   const { nodeId, directory, env } = options;
   const gate: Gate = await startGate(Number(new URL(options.natsUrl).port));
   const segments = `/dev/shm/bench-scaleup-${process.pid}-${nodeId}`;
+  // As the streamer's documentation says; the daemons' own view of mounts is made with it.
+  if (process.geteuid?.() === 0) mountHugeMemory(segments);
   // Workers run under accounts of their own.
   await chmod(directory, 0o755);
   const [streamerPort, agentPort] = [await freePort(), await freePort()];
@@ -84,7 +87,7 @@ export async function startNode(options: NodeOptions): Promise<BenchNode> {
     async stop() {
       for (const child of [agent, streamer]) await end(child);
       await gate.close();
-      await rm(segments, { recursive: true, force: true });
+      unmountHugeMemory(segments);
     },
   };
 }

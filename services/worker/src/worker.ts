@@ -59,9 +59,12 @@ export async function startWorker(
     });
     replica.engine = engine;
     context.onStop("engine", () => engine.close());
+    // The engine does not wait for the door, nor the door for the weights.
+    const started = engine.start((phase) => life.enter(phase, Date.now()));
+    started.catch(() => {});
     replica.endpoint = await openDoor(context, assignment, replica, engine);
     reports.changed();
-    await engine.start((phase) => life.enter(phase, Date.now()));
+    await started;
     engine.onFailure((error) => void reportFailure(reports, life, error).then(context.fail));
     followBus(context, assignment, engine);
   } catch (thrown) {
