@@ -4,8 +4,9 @@
 //   crashStart    says something on stderr and ends before it attaches
 //   silent        never attaches
 //   failing       reports a failure and stays
-// With TEST_COMPILE_CACHE it says what is in that folder, and compiles something into it.
-import { spawn } from "node:child_process";
+// With TEST_COMPILE_CACHE it says what is in that folder, and compiles something into it. With TEST_ENGINE (a command as JSON) it
+// runs that first and says its output.
+import { execFileSync, spawn } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -29,6 +30,7 @@ const {
   NODE_AGENT_ADDRESS = "",
   DRAIN_MS = "0",
   TEST_COMPILE_CACHE,
+  TEST_ENGINE,
 } = process.env;
 const say = (msg: string, more: object = {}) =>
   process.stdout.write(`${JSON.stringify({ level: "info", msg, ...more })}\n`);
@@ -51,6 +53,10 @@ say("up", { requestId: "req-1", environment: Object.keys(process.env).sort(), pi
 if (TEST_COMPILE_CACHE !== undefined) {
   say("cache", { files: readdirSync(TEST_COMPILE_CACHE) });
   writeFileSync(join(TEST_COMPILE_CACHE, "kernel.bin"), "compiled");
+}
+if (TEST_ENGINE !== undefined) {
+  const [program = "", ...args] = JSON.parse(TEST_ENGINE) as string[];
+  say("engine", { output: execFileSync(program, args, { encoding: "utf8" }) });
 }
 
 const startedAt = Date.now();
