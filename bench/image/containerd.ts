@@ -87,8 +87,10 @@ export async function startContainerd(
 function commandOf(config: string, log: string, proxy: Beside | undefined): string {
   const containerd = `containerd --config ${config} > ${log} 2>&1`;
   if (proxy === undefined) return `exec ${containerd}`;
-  const waiting = `while [ ! -S ${proxy.socket} ]; do kill -0 $! || exit 1; sleep 0.05; done`;
-  return `${proxy.beside} & ${waiting}; ${containerd} & trap 'kill $(jobs -p); wait' TERM; wait`;
+  const waiting = `while [ ! -S ${proxy.socket} ]; do kill -0 $beside || exit 1; sleep 0.05; done`;
+  const both = `${proxy.beside} & beside=$!; ${waiting}; ${containerd} & daemon=$!`;
+  // A wait that a signal interrupts returns: the second one waits for the ends.
+  return `${both}; trap 'kill $beside $daemon' TERM; wait; wait $daemon`;
 }
 
 const proxyConfigOf = ({ socket }: Beside) => `
