@@ -11,6 +11,11 @@ import { prepareBucket } from "./prepared.ts";
 import type { ImageName } from "./recipes.ts";
 
 const PAGE_BYTES = 4096;
+/**
+ * Files of which a start reads less are left out: what prefetches whole files would bring gigabytes of libraries of which it needs
+ * a few pages.
+ */
+const READ_SHARE_MIN = 0.5;
 const IMAGE_BYTES_MAX = 1 << 30;
 
 /** Paths relative to the root. */
@@ -38,16 +43,19 @@ export async function filesOfStart(name: ImageName, log: (line: string) => void)
         contentOffset === undefined ? [] : [{ path, start: contentOffset, end: contentOffset + size }],
       )
       .sort((a, b) => a.start - b.start);
-    const files = new Set<string>();
+    const files = new Map<(typeof placed)[number], number>();
     for (const [page, pages] of touched) {
       const [from, to] = [page * PAGE_BYTES, (page + pages) * PAGE_BYTES];
       for (let i = firstAfter(placed, from); i < placed.length; i++) {
         const file = placed[i];
         if (file === undefined || file.start >= to) break;
-        files.add(Buffer.from(file.path, "latin1").toString("utf8"));
+        const read = Math.min(to, file.end) - Math.max(from, file.start);
+        files.set(file, (files.get(file) ?? 0) + read);
       }
     }
-    return [...files];
+    return [...files]
+      .filter(([{ start, end }, read]) => read >= READ_SHARE_MIN * (end - start))
+      .map(([{ path }]) => Buffer.from(path, "latin1").toString("utf8"));
   } finally {
     await imagefs.stop();
     await bucket.close();
