@@ -23,6 +23,7 @@ export type BaselineOptions = {
   bootMs: number;
 };
 
+const CONTAINER = "engine";
 const IN_CONTAINER = "/weights";
 const AWS_CONFIG = join(import.meta.dirname, "../weights/peers/aws.config");
 const STEPS = { "container up": "container starts", downloaded: "weights to disk" } as const;
@@ -32,19 +33,15 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
   const { programs, directory, reference, model, linked, env, bootMs } = options;
   const began = Date.now();
   const daemon = await startContainerd(programs, join(directory, "containerd"));
+  const ctr = (...args: string[]) =>
+    runCommand(join(programs, "ctr"), ["--address", join(directory, "containerd/containerd.sock"), ...args], {
+      env: { ...process.env, PATH: `${programs}:${process.env.PATH}` },
+    });
   try {
     const weights = join(directory, "weights");
     await mkdir(weights);
     await sleep(began + bootMs - Date.now());
     const booted = Date.now();
-    const ctr = (...args: string[]) =>
-      runCommand(
-        join(programs, "ctr"),
-        ["--address", join(directory, "containerd/containerd.sock"), ...args],
-        {
-          env: { ...process.env, PATH: `${programs}:${process.env.PATH}` },
-        },
-      );
     await ctr("image", "pull", "--plain-http", reference);
     const pulled = Date.now();
     const variables = {
@@ -60,7 +57,7 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
       ...["--mount", `type=bind,src=${weights},dst=${IN_CONTAINER},options=rbind:rw`],
       ...["--mount", `type=bind,src=${AWS_CONFIG},dst=/aws.config,options=rbind:ro`],
       reference,
-      "engine",
+      CONTAINER,
       "sh",
       "-ec",
       script(model),
@@ -75,6 +72,8 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
       spans: chain(began, [["node boots", booted], ["image pulled", pulled], ...steps]),
     };
   } finally {
+    // It outlives the daemon and whoever started it.
+    await ctr("task", "kill", "--signal", "SIGKILL", CONTAINER).catch(() => undefined);
     await daemon.stop();
   }
 }
