@@ -3,7 +3,11 @@ import { readFileSync } from "node:fs";
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
+
+const END_ROUNDS_MAX = 50;
+const END_INTERVAL_MS = 100;
 
 /**
  * Takes away what benchmarks left that were killed: processes that run in their directories, mounts, limits, loop devices, files.
@@ -13,7 +17,7 @@ export async function removeLeftovers(prefix: string): Promise<void> {
   for (const name of await readdir(tmpdir())) {
     const directory = join(tmpdir(), name);
     if (!name.startsWith(prefix) || (await ownerLives(directory))) continue;
-    for (const pid of await processesIn(directory)) endProcess(pid);
+    await endProcesses(directory);
     const table = await readFile("/proc/self/mountinfo", "utf8");
     const mounts = table.split("\n").map((line) => line.split(" ")[4] ?? "");
     for (const mount of mounts.filter((path) => path.startsWith(`${directory}/`)).reverse())
@@ -61,9 +65,19 @@ async function processesIn(directory: string): Promise<number[]> {
   return found.flat();
 }
 
-function endProcess(pid: number): void {
+/** Some look after each other: stopped first, none starts another one. */
+async function endProcesses(directory: string): Promise<void> {
+  for (let round = 0; round < END_ROUNDS_MAX; round++) {
+    const pids = await processesIn(directory);
+    if (pids.length === 0) return;
+    for (const signal of ["SIGSTOP", "SIGKILL"] as const) for (const pid of pids) send(pid, signal);
+    await sleep(END_INTERVAL_MS);
+  }
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(pid, "SIGKILL");
+    process.kill(pid, signal);
   } catch {
     // It has ended.
   }

@@ -20,16 +20,18 @@ let begin: () => void = () => undefined;
 const begun = new Promise<void>((resolve) => {
   begin = resolve;
 });
+/** The benchmark has ended, or was interrupted. */
+async function end(): Promise<void> {
+  await imagefs.stop();
+  process.exit(0);
+}
 createInterface({ input: process.stdin })
   .on("line", (line) => {
     if (line === "go") begin();
     else for (const listener of listeners) listener(JSON.parse(line) as Heard);
   })
-  .on("close", async () => {
-    // The benchmark has ended, or was interrupted.
-    await imagefs.stop();
-    process.exit(0);
-  });
+  .on("close", () => void end());
+process.once("SIGTERM", () => void end());
 
 await imagefs.share({
   nodeId,

@@ -13,11 +13,13 @@ const bucket = openStore(bucketUri);
 const imagefs = openImagefs({ cacheDir: join(directory, "cache") });
 // As on a node whose agent is up, and as the peers' daemons are.
 await imagefs.ready();
-process.stdin.once("end", async () => {
+const giveUp = async () => {
   // The benchmark was interrupted.
   await imagefs.stop();
   process.exit(1);
-});
+};
+process.stdin.once("end", giveUp);
+process.once("SIGTERM", giveUp);
 process.stdout.write("ready\n");
 await once(process.stdin, "data");
 const load = await watchLoad(directory);
