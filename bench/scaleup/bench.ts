@@ -130,7 +130,7 @@ class ScaleupBench {
   }
 
   async result(): Promise<Figures> {
-    const containerd = await findContainerd();
+    const containerd = await findContainerd().catch(() => undefined);
     return {
       bench: "scaleup",
       targets: TARGETS,
@@ -218,7 +218,7 @@ class ScaleupBench {
 
   async #baseline(model: BenchModel): Promise<Start | undefined> {
     const image = this.#image;
-    const found = await findContainerd();
+    const found = await findContainerd().catch(() => undefined);
     if (image === undefined || found === undefined || process.env.PILOTLIGHT_BENCH_BASELINE === "0")
       return undefined;
     const diskBytes = DISK_ROOM_BYTES + image.layerBytes + 1.2 * image.unpackedBytes + model.bytes;

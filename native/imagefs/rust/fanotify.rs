@@ -39,7 +39,7 @@ impl Events {
                     // No descriptor is free: the event stays queued; others will be answered and free theirs.
                     Some(libc::EMFILE | libc::ENFILE) => std::thread::sleep(std::time::Duration::from_millis(5)),
                     _ => {
-                        eprintln!("fanotify: {error}");
+                        say!("fanotify: {error}");
                         std::process::exit(1);
                     }
                 },

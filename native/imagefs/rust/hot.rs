@@ -219,7 +219,7 @@ impl Hot {
             if let Ok(bytes) = &read {
                 let at = (frame.offset - start) as usize;
                 if let Err(why) = self.store(blob, frame, &bytes[at..at + frame.wire_length as usize]) {
-                    eprintln!("imagefs: hot pack {}: {why}", self.key);
+                    say!("imagefs: hot pack {}: {why}", self.key);
                 }
             }
             self.finish(number as u32, fetcher, blob);
@@ -266,7 +266,7 @@ pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, don
         let came = opened.is_ok();
         match opened {
             Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
-            Err(error) => eprintln!("imagefs: no hot pack for {}: {error}", blob.key),
+            Err(error) => say!("imagefs: no hot pack for {}: {error}", blob.key),
         }
         blob.end_hot(&key, came);
         done();
@@ -297,7 +297,7 @@ fn run(fetcher: &Arc<Fetcher>, blob: &Arc<Blob>, hot: Arc<Hot>, first: &[u8]) {
         }
         hot.state.lock().unwrap().left.remove(&(number as u32));
         if let Err(why) = hot.store(blob, frame, &first[frame.offset as usize..end as usize]) {
-            eprintln!("imagefs: hot pack {}: {why}", hot.key);
+            say!("imagefs: hot pack {}: {why}", hot.key);
         }
         hot.finish(number as u32, fetcher, blob);
     }

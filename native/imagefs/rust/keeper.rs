@@ -94,7 +94,7 @@ pub fn run(shared: Shared, arguments: &[String], adopted: Option<(OwnedFd, u32)>
         if stopped {
             return Ok(());
         }
-        eprintln!("imagefs: the handler {pid} ended; starting another");
+        say!("imagefs: the handler {pid} ended; starting another");
         failures = if began.elapsed() > Duration::from_secs(10) { 0 } else { failures + 1 };
         // At once the first time: readers wait. A handler that cannot start must not spin.
         std::thread::sleep(
@@ -182,7 +182,7 @@ impl KeeperLink {
             if !hung_up {
                 continue;
             }
-            eprintln!("imagefs: the keeper is gone; starting another");
+            say!("imagefs: the keeper is gone; starting another");
             let mut arguments = vec!["--adopt".to_string(), std::process::id().to_string()];
             arguments.extend(self.arguments.iter().cloned());
             match shared.spawn("keeper", &arguments) {
@@ -193,7 +193,7 @@ impl KeeperLink {
                     }
                 }
                 Err(error) => {
-                    eprintln!("imagefs: no new keeper: {error}");
+                    say!("imagefs: no new keeper: {error}");
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }

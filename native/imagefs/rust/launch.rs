@@ -412,7 +412,7 @@ fn wait_for(child: libc::pid_t, signals: &libc::sigset_t) -> u8 {
 /// Ends a forked process: its exit code, or 125 with a message, as container runtimes do when the start itself fails.
 fn exit_with(outcome: Outcome<u8>) -> ! {
     let code = outcome.unwrap_or_else(|message| {
-        eprintln!("pilotlight-imagefs run: {message}");
+        say!("pilotlight-imagefs run: {message}");
         125
     });
     unsafe { libc::_exit(i32::from(code)) }

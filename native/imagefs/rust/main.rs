@@ -7,6 +7,9 @@
 //!   tree     lists a directory with everything that an image keeps, as JSON lines
 //!   run      a process inside a root directory with namespaces of its own
 
+#[macro_use]
+mod say;
+
 mod blob;
 mod control;
 mod door;
@@ -43,7 +46,7 @@ const EXIT_TAKEN: u8 = 3;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some((role, rest)) = arguments.split_first() else {
-        eprintln!("usage: pilotlight-imagefs serve|clear|probe|tree|run …");
+        say!("usage: pilotlight-imagefs serve|clear|probe|tree|run …");
         return ExitCode::from(2);
     };
     let outcome = match role.as_str() {
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("pilotlight-imagefs: {message}");
+            say!("pilotlight-imagefs: {message}");
             ExitCode::FAILURE
         }
     }
@@ -137,7 +140,7 @@ fn take_over(cache: &Path) -> Result<Option<OwnedFd>, String> {
     if lock.is_some() {
         let cleaned = mounts::clean_up(cache);
         if cleaned > 0 {
-            eprintln!("imagefs: detached {cleaned} mounts of an earlier run");
+            say!("imagefs: detached {cleaned} mounts of an earlier run");
         }
         let _ = std::fs::remove_file(cache.join("state.json"));
         let _ = std::fs::remove_file(&socket);
@@ -176,11 +179,8 @@ fn handler(arguments: &[String]) -> Result<ExitCode, String> {
     };
     let agent = source::agent(config.workers);
     let asking = clients.clone();
-    let fetcher = fetch::Fetcher::start(
-        config,
-        move |blob, pack| asking.locate(&blob.key, pack),
-        |text| eprintln!("imagefs: {text}"),
-    );
+    let fetcher =
+        fetch::Fetcher::start(config, move |blob, pack| asking.locate(&blob.key, pack), |text| say!("imagefs: {text}"));
     let blobs = Arc::new(fanotify::BlobsById::default());
     let block_devices = options.block_devices || matches!(probe::erofs(&options.cache), Ok(probe::Erofs::BlockDevices));
     let node = Arc::new(node::Node {

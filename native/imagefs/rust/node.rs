@@ -228,7 +228,7 @@ impl Node {
             let is_mounted = entry.method.is_some();
             // Without its descriptor a mounted blob cannot be filled: a new descriptor would raise events of its own.
             if is_mounted && file.is_none() {
-                eprintln!("imagefs: lost the blob of {}", entry.key);
+                say!("imagefs: lost the blob of {}", entry.key);
                 continue;
             }
             match self.load(&entry.key, entry.source, file) {
@@ -250,7 +250,7 @@ impl Node {
                     fill_if_wanted(&self.fetcher, &blob);
                     blob.fuse_opens.store(u64::from(entry.method == Some(Method::Fuse)), Ordering::Release);
                 }
-                Err(failure) => eprintln!("imagefs: cannot take over {}: {}", entry.key, failure.message),
+                Err(failure) => say!("imagefs: cannot take over {}: {}", entry.key, failure.message),
             }
         }
         if let Some(device) = device {
@@ -545,7 +545,7 @@ impl Node {
                 if let Some(group) = self.group
                     && let Err(error) = sys::fanotify_unmark(group, &Blob::data_path(&blob.directory))
                 {
-                    eprintln!("imagefs: cannot stop watching {}: {error}", blob.key);
+                    say!("imagefs: cannot stop watching {}: {error}", blob.key);
                     continue;
                 }
                 blob.watched.store(false, Ordering::Release);
@@ -622,7 +622,7 @@ impl Node {
             .map_err(io::Error::from)
             .and_then(|b| write_whole(&self.cache.join("state.json"), &b));
         if let Err(error) = written {
-            eprintln!("imagefs: cannot save the state: {error}");
+            say!("imagefs: cannot save the state: {error}");
         }
     }
 
