@@ -242,7 +242,7 @@ class Bench {
   /** One load in a fresh streamer: nothing is cached. */
   async #ours(model: BenchModel, address: string, ranks = 1, setting = this.#streamer): Promise<number> {
     return this.#withStreamer(setting, async (streamer) => {
-      await touchMemory(this.#context.tools, model.bytes);
+      await touchMemory(this.#context.tools, model.bytes, setting.folder);
       const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
       if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
       return seconds;
@@ -271,7 +271,7 @@ class Bench {
     const peaks: number[] = [];
     for (let round = 0; round < this.#rounds; round++) {
       await this.#withStreamer(this.#streamer, async (streamer) => {
-        await touchMemory(this.#context.tools, model.bytes);
+        await touchMemory(this.#context.tools, model.bytes, this.#streamer.folder);
         const before = streamer.cpuSeconds();
         await streamer.load(modelUri(address, model.name));
         costs.push((streamer.cpuSeconds() - before) / (model.bytes / 1e9));

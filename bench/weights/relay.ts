@@ -2,7 +2,7 @@
 // alone. What the bucket gave is counted at the link.
 import { type BenchBucket, type BenchModel, modelUri } from "./bucket.ts";
 import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
-import { type Link, startLink, type Tools } from "./tools.ts";
+import { type Link, startLink, type Tools, touchMemory } from "./tools.ts";
 
 /** Eight loads share this machine's cores, so the cards are slow enough to be what limits. */
 const CARD_BITS_PER_S = 300e6;
@@ -66,6 +66,7 @@ async function startTogether(
       };
       nodes.push(await startStreamer({ ...streamer, nodeId, settings }));
     }
+    await touchMemory(tools, count * model.bytes, streamer.folder);
     const before = await bucketBytes(link, count);
     const loads = nodes.map((node, i) => node.load(modelUri(link.addresses[i] ?? "", model.name)));
     const seconds = Math.max(...(await Promise.all(loads)).map((load) => load.seconds));

@@ -83,7 +83,7 @@ export async function startLink(
   };
 }
 
-/** Pages that were just in use, for whoever is measured next: see bench/links/src/bin/touch.rs. */
-export async function touchMemory(tools: Tools, bytes: number): Promise<void> {
-  await runCommand(tools.touch, [String(bytes)]);
+/** Pages that were just in use (those of a file in this folder), for whoever is measured next: see bench/links/src/bin/touch.rs. */
+export async function touchMemory(tools: Tools, bytes: number, folder?: string): Promise<void> {
+  await runCommand(tools.touch, [String(bytes), ...(folder === undefined ? [] : [folder])]);
 }
