@@ -8,7 +8,7 @@ import { freePort, startNatsServer } from "@pilotlight/servers";
 import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { type Figures, median } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
-import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
+import { SPARE_ROOM_BYTES, type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
 import { relay } from "./relay.ts";
 import {
   CONNECTIONS,
@@ -170,7 +170,7 @@ class Bench {
     await this.#costs(model, direct);
     const times = await this.#alternate({
       ours: () => this.#ours(model, direct),
-      ...this.#smallPages(model, direct),
+      unprepared: () => this.#oursUnprepared(model, direct),
       limit: () => this.#plain(model, direct),
       sequential: () => readPlainly(this.#context, model, direct, 1),
       ...this.#peers({
@@ -240,24 +240,25 @@ class Bench {
   }
 
   /** One load in a fresh streamer: nothing is cached. */
-  async #ours(model: BenchModel, address: string, ranks = 1, setting = this.#streamer): Promise<number> {
-    return this.#withStreamer(setting, async (streamer) => {
-      await touchMemory(this.#context.tools, model.bytes, setting.folder);
+  async #ours(model: BenchModel, address: string, ranks = 1): Promise<number> {
+    return this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
       const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
       if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
       return seconds;
     });
   }
 
-  /** The same where shared memory has no huge pages, unless that is how all of this is measured. */
-  #smallPages(model: BenchModel, address: string): Record<string, () => Promise<number>> {
-    const { memory } = this.#context;
-    if (this.#streamer.folder === memory) return {};
-    return { "small pages": () => this.#ours(model, address, 1, { ...this.#streamer, folder: memory }) };
+  /** The same on a node whose memory is not ready: every page is allocated while the load goes on. */
+  async #oursUnprepared(model: BenchModel, address: string): Promise<number> {
+    return this.#withStreamer(0, async (streamer) => {
+      await touchMemory(this.#context.tools, model.bytes, this.#streamer.folder);
+      return (await streamer.load(modelUri(address, model.name))).seconds;
+    });
   }
 
-  async #withStreamer<T>(setting: StreamerSetting, work: (streamer: Streamer) => Promise<T>): Promise<T> {
-    const streamer = await startStreamer({ ...setting, nodeId: `node-${++this.#names}` });
+  async #withStreamer<T>(spareBytes: number, work: (streamer: Streamer) => Promise<T>): Promise<T> {
+    const nodeId = `node-${++this.#names}`;
+    const streamer = await startStreamer({ ...this.#streamer, nodeId, spareBytes });
     try {
       return await work(streamer);
     } finally {
@@ -270,12 +271,11 @@ class Bench {
     const costs: number[] = [];
     const peaks: number[] = [];
     for (let round = 0; round < this.#rounds; round++) {
-      await this.#withStreamer(this.#streamer, async (streamer) => {
-        await touchMemory(this.#context.tools, model.bytes, this.#streamer.folder);
+      await this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
         const before = streamer.cpuSeconds();
         await streamer.load(modelUri(address, model.name));
         costs.push((streamer.cpuSeconds() - before) / (model.bytes / 1e9));
-        peaks.push(streamer.peakPrivateBytes(model.bytes) / 1e6);
+        peaks.push(streamer.peakPrivateBytes() / 1e6);
       });
     }
     this.figures["weights.cores_per_gb_s"] = median(costs);

@@ -10,6 +10,8 @@ import { Conversation, type Tools } from "./tools.ts";
 
 const MAIN = new URL("../../services/weight-streamer/src/main.ts", import.meta.url);
 const CLOCK_TICKS_PER_S = 100;
+/** Ready memory beyond the model's bytes: files of a repository begin on pages. */
+export const SPARE_ROOM_BYTES = 2 ** 20;
 
 export type StreamerOptions = {
   tools: Tools;
@@ -17,12 +19,14 @@ export type StreamerOptions = {
   natsUrl: string;
   nodeId: string;
   env: Record<string, string>;
+  /** Memory that is ready before the first load; 0: none. */
+  spareBytes: number;
   /** More settings of the streamer, by environment. */
   settings?: Record<string, string>;
 };
 
 /** What holds for every node of a run. */
-export type StreamerSetting = Omit<StreamerOptions, "nodeId">;
+export type StreamerSetting = Omit<StreamerOptions, "nodeId" | "spareBytes">;
 
 export type LoadResult = {
   seconds: number;
@@ -35,8 +39,8 @@ export type Streamer = {
   load(source: string, ranks?: number): Promise<LoadResult>;
   /** Of the streamer's process so far. */
   cpuSeconds(): number;
-  /** Highest resident memory so far without the weights, so many bytes, where it maps them. */
-  peakPrivateBytes(weightsBytes: number): number;
+  /** Highest resident memory so far, without the memory that was ready for the weights. */
+  peakPrivateBytes(): number;
   grpcAddress: string;
   stop(): Promise<void>;
 };
@@ -55,10 +59,13 @@ export async function startStreamer(options: StreamerOptions): Promise<Streamer>
     SEGMENT_DIR: join(folder, "segments"),
     MEMORY_BYTES_MAX: String(8 * 2 ** 30),
     DISK_BYTES_MAX: "0",
+    SPARE_BYTES: String(options.spareBytes),
     ...env,
     ...options.settings,
   });
-  const { address, hugePages } = await service.logged((line) => line.msg === "serving");
+  const { address } = await service.logged((line) => line.msg === "serving");
+  // A node is up for minutes before it loads; here the load would come before its memory is ready.
+  if (options.spareBytes > 0) await service.logged((line) => line.msg === "memory ready for the next load");
   const client = grpcClient(WeightStreamerService, String(address), { timeoutMs: 60_000 });
   const leases = new AbortController();
   return {
@@ -91,10 +98,10 @@ export async function startStreamer(options: StreamerOptions): Promise<Streamer>
         .split(" ");
       return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS_PER_S;
     },
-    peakPrivateBytes: (weightsBytes) => {
+    peakPrivateBytes: () => {
       const status = readFileSync(`/proc/${service.pid}/status`, "utf8");
       const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1] ?? 0);
-      return kib("VmHWM") * 1024 - (hugePages === true ? weightsBytes : 0);
+      return kib("VmHWM") * 1024 - options.spareBytes;
     },
     async stop() {
       leases.abort();

@@ -1,8 +1,8 @@
 // Eight nodes that start together, each behind a network card of its own (one rate in, one out), against one node that starts
 // alone. What the bucket gave is counted at the link.
 import { type BenchBucket, type BenchModel, modelUri } from "./bucket.ts";
-import { type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
-import { type Link, startLink, type Tools, touchMemory } from "./tools.ts";
+import { SPARE_ROOM_BYTES, type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
+import { type Link, startLink, type Tools } from "./tools.ts";
 
 /** Eight loads share this machine's cores, so the cards are slow enough to be what limits. */
 const CARD_BITS_PER_S = 300e6;
@@ -64,9 +64,10 @@ async function startTogether(
         PEER_URL: `http://${link.addresses[count + i]}`,
         CHUNK_BYTES: String(4 * 2 ** 20),
       };
-      nodes.push(await startStreamer({ ...streamer, nodeId, settings }));
+      nodes.push(
+        await startStreamer({ ...streamer, nodeId, spareBytes: model.bytes + SPARE_ROOM_BYTES, settings }),
+      );
     }
-    await touchMemory(tools, count * model.bytes, streamer.folder);
     const before = await bucketBytes(link, count);
     const loads = nodes.map((node, i) => node.load(modelUri(link.addresses[i] ?? "", model.name)));
     const seconds = Math.max(...(await Promise.all(loads)).map((load) => load.seconds));

@@ -10,4 +10,5 @@ export { type Group, rankView } from "./rank.ts";
 export type { Peer, Relay } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
+export type { SpareSource } from "./spare-memory.ts";
 export { type VerifiedFile, verifyWeights } from "./verify.ts";

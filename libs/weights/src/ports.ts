@@ -58,7 +58,7 @@ export type SegmentMaker = {
    * after evicting from disk, or nothing of it lies in memory.
    */
   copyToDisk(set: SegmentSet, evict: () => boolean, signal: AbortSignal): Promise<SegmentSet | undefined>;
-  /** Bytes held and allowed in shared memory. */
+  /** Bytes held and allowed in shared memory. What is only ready for the next load is not held. */
   usage(): { bytesUsed: number; bytesMax: number };
 };
 

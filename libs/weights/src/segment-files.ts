@@ -1,4 +1,5 @@
-// Segments as files: in shared memory first (received in place where its pages are huge), on disk where that is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
+// Segments as files: in shared memory first (in memory that was made ready ahead, where that is asked for), on disk where that
+// is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
 // source's own file. Directories belong to one streamer at a time; what a killed one left is removed when the next one starts.
 import { randomUUID } from "node:crypto";
 import {
@@ -12,6 +13,7 @@ import {
   openSync,
   read,
   readdirSync,
+  renameSync,
   rmSync,
   statfsSync,
   statSync,
@@ -22,10 +24,9 @@ import { DatabaseSync } from "node:sqlite";
 import { promisify } from "node:util";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
-import type { Mover } from "@pilotlight/streamer";
-import { createMappedFile, hasHugePages, type MappedFile } from "./mapped-file.ts";
 import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
+import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
 
 export type SegmentPlace = {
   /** Created with mode 0750; nothing else may be kept in it. */
@@ -42,8 +43,8 @@ export type SegmentFilesOptions = {
   reserveBytes: number;
   /** Group that may map the segments: that of the workers. Only root can give files to a group; undefined: nobody else. */
   readerGroupId?: number | undefined;
-  /** Maps shared memory with huge pages, so that bytes are received in place; absent: they are written. */
-  mover?: Pick<Mover, "map"> | undefined;
+  /** Shared memory made ready for the next load; absent: each load has its own allocated as it goes. */
+  spare?: SpareSource | undefined;
   /** Told when weights do not fit into shared memory and go to disk. */
   onFallback?: (reason: string) => void;
 };
@@ -53,16 +54,9 @@ const COPY_BYTES = 4 * 1024 * 1024;
 const LOCK_NAME = "owner.lock";
 const readSome = promisify(read);
 
-/** Segments in two directories, until closed. */
-export type SegmentFiles = SegmentMaker & {
-  /** Shared memory has huge pages: loads cost less. */
-  readonly hugePages: boolean;
-  close(): void;
-};
-
 /** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
-export function openSegmentFiles(options: SegmentFilesOptions): SegmentFiles {
-  return new OwnedFiles(options);
+export function openSegmentFiles(options: SegmentFilesOptions): SegmentMaker & { close(): void } {
+  return new SegmentFiles(options);
 }
 
 type Owned = SegmentPlace & {
@@ -73,11 +67,11 @@ type Owned = SegmentPlace & {
   bytesWritten: number;
 };
 
-class OwnedFiles implements SegmentFiles {
+class SegmentFiles implements SegmentMaker {
   readonly #memory: Owned;
   readonly #disk: Owned;
   readonly #options: SegmentFilesOptions;
-  readonly hugePages: boolean;
+  readonly #spare: SpareShelf | undefined;
   #names = 0;
 
   constructor(options: SegmentFilesOptions) {
@@ -89,12 +83,16 @@ class OwnedFiles implements SegmentFiles {
       this.#memory.lock.close();
       throw error;
     }
-    this.hugePages = hasHugePages(this.#memory.directory);
+    const { spare, readerGroupId } = options;
+    if (spare === undefined) return;
+    const { directory } = this.#memory;
+    this.#spare = new SpareShelf({ ...spare, directory, readerGroupId });
+    this.#prepareSpare();
   }
 
   usage(): { bytesUsed: number; bytesMax: number } {
     const { bytesUsed, bytesMax } = this.#memory;
-    return { bytesUsed, bytesMax };
+    return { bytesUsed: bytesUsed - (this.#spare?.bytes ?? 0), bytesMax };
   }
 
   async create(
@@ -104,16 +102,20 @@ class OwnedFiles implements SegmentFiles {
   ): Promise<SegmentSet> {
     const linked = await this.#linkSources(repository.weights, store);
     if (linked !== undefined) return linked;
-    const { weights } = repository;
-    const mover = this.hugePages && repository.bytesTotal > 0 ? this.#options.mover : undefined;
-    const bytes = mover === undefined ? repository.bytesTotal : bytesInOneFile(weights);
+    // Its room is part of what is made now.
+    const spare = this.#giveUpSpare(() => this.#spare?.take(repository.bytesTotal));
+    const bytes = spare === undefined ? repository.bytesTotal : bytesInOneFile(repository.weights);
     const whyNotMemory = this.#makeRoom(this.#memory, bytes, evict);
-    if (whyNotMemory === undefined)
-      return mover === undefined ? this.#createIn(this.#memory, weights) : this.#map(mover, weights);
-    const whyNotDisk = this.#makeRoom(this.#disk, repository.bytesTotal, evict);
+    if (whyNotMemory === undefined) {
+      return spare === undefined
+        ? this.#createIn(this.#memory, repository.weights)
+        : this.#adopt(spare, repository.weights);
+    }
+    spare?.discard();
+    const whyNotDisk = this.#makeRoom(this.#disk, bytes, evict);
     if (whyNotDisk === undefined) {
       this.#options.onFallback?.(whyNotMemory);
-      return this.#createIn(this.#disk, weights);
+      return this.#createIn(this.#disk, repository.weights);
     }
     throw new PlatformError(
       "resourceExhausted",
@@ -152,6 +154,7 @@ class OwnedFiles implements SegmentFiles {
   }
 
   close(): void {
+    this.#giveUpSpare(() => this.#spare?.close());
     for (const place of [this.#memory, this.#disk]) {
       sweep(place.directory);
       place.lock.close();
@@ -163,8 +166,37 @@ class OwnedFiles implements SegmentFiles {
     while (true) {
       const reason = this.#shortage(place, bytes);
       if (reason === undefined || bytes > place.bytesMax) return reason;
-      if (!evict(place.kind)) return reason;
+      // What is only ready goes before what is held.
+      if (place.kind === "memory" && this.#spare !== undefined && this.#spare.bytes > 0) {
+        this.#giveUpSpare(() => this.#spare?.discard());
+      } else if (!evict(place.kind)) return reason;
     }
+  }
+
+  /** Does something that may take or discard the spare memory; its room is free afterwards if it did. */
+  #giveUpSpare<T>(step: () => T): T {
+    const { bytes = 0, bytesReady = 0 } = this.#spare ?? {};
+    const result = step();
+    if (this.#spare?.bytes === 0) {
+      this.#memory.bytesUsed -= bytes;
+      this.#memory.bytesWritten -= bytesReady;
+    }
+    return result;
+  }
+
+  /** Makes memory ready for the next load, where there is room for it. */
+  #prepareSpare(): void {
+    const shelf = this.#spare;
+    if (
+      shelf === undefined ||
+      shelf.bytes > 0 ||
+      this.#shortage(this.#memory, shelf.bytesWanted) !== undefined
+    )
+      return;
+    shelf.prepare((bytesReady) => {
+      this.#memory.bytesWritten += bytesReady;
+    });
+    this.#memory.bytesUsed += shelf.bytes;
   }
 
   #shortage(place: Owned, bytes: number): string | undefined {
@@ -177,7 +209,7 @@ class OwnedFiles implements SegmentFiles {
   }
 
   #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
-    const set = new FileSet(place, this.#options.readerGroupId);
+    const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpare());
     try {
       for (const { bytes } of weights) set.add(this.#newPath(place), bytes);
     } catch (error) {
@@ -187,19 +219,13 @@ class OwnedFiles implements SegmentFiles {
     return set;
   }
 
-  /** All files one after the other in mapped memory. */
-  #map(mover: Pick<Mover, "map">, weights: readonly WeightFile[]): SegmentSet {
-    const { readerGroupId } = this.#options;
-    const options = {
-      path: this.#newPath(this.#memory),
-      bytes: bytesInOneFile(weights),
-      readerGroupId,
-      mover,
-    };
-    const set = new FileSet(this.#memory, readerGroupId);
+  /** All files one after the other in memory that is ready. */
+  #adopt(spare: SpareMemory, weights: readonly WeightFile[]): SegmentSet {
+    const set = new FileSet(this.#memory, this.#options.readerGroupId, () => this.#prepareSpare());
     try {
-      set.adopt(createMappedFile(options), weights);
+      set.adopt(this.#newPath(this.#memory), spare, weights);
     } catch (error) {
+      spare.discard();
       throw toPlatformError(error);
     }
     return set;
@@ -254,44 +280,54 @@ class FileSet implements SegmentSet {
   readonly segments: Segment[] = [];
   readonly #place: Owned;
   readonly #readerGroupId: number | undefined;
+  readonly #onRoom: () => void;
   bytes = 0;
   #written = 0;
+  #open = 0;
   #removed = false;
 
-  constructor(place: Owned, readerGroupId: number | undefined) {
+  /** `onRoom` is told when everything was written, and when the segments are gone. */
+  constructor(place: Owned, readerGroupId: number | undefined, onRoom: () => void) {
     this.#place = place;
     this.#readerGroupId = readerGroupId;
+    this.#onRoom = onRoom;
   }
 
   /** A segment in a file of its own. */
   add(path: string, bytes: number): void {
     const descriptor = openSync(path, "wx", 0o640);
     const close = (): void => closeSync(descriptor);
-    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, close);
+    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, 1, close);
     if (this.#readerGroupId !== undefined)
       fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
-    this.#hold(bytes);
+    this.#hold(bytes, 0);
     ftruncateSync(descriptor, bytes);
   }
 
-  /** Segments for all of the weights in one file, which is as long as they are. */
-  adopt({ path, descriptor, memory, close: closeFile }: MappedFile, weights: readonly WeightFile[]): void {
-    this.#hold(bytesInOneFile(weights));
+  /** Segments for all of the weights in one file, whose pages are ready as far as the spare memory reaches. */
+  adopt(path: string, spare: SpareMemory, weights: readonly Pick<WeightFile, "bytes">[]): void {
+    const total = bytesInOneFile(weights);
+    const { descriptor, memory } = spare;
+    ftruncateSync(descriptor, total);
+    renameSync(spare.path, path);
     let open = weights.length;
     const close = (): void => {
       open -= 1;
-      if (open === 0) closeFile();
+      if (open === 0) spare.close();
     };
+    const ready = Math.min(total, spare.bytesReady);
+    this.#hold(total, ready);
     let base = 0;
     for (const { bytes } of weights) {
-      this.#push({ path, base, bytes, descriptor, memory }, close);
+      this.#push({ path, base, bytes, descriptor, memory }, total === 0 ? 0 : 1 - ready / total, close);
       base += wholePages(bytes);
     }
   }
 
-  #hold(bytes: number): void {
+  #hold(bytes: number, written: number): void {
     this.bytes += bytes;
     this.#place.bytesUsed += bytes;
+    this.#fill(written);
   }
 
   #fill(bytes: number): void {
@@ -299,18 +335,23 @@ class FileSet implements SegmentSet {
     this.#place.bytesWritten += bytes;
   }
 
+  /** `newShare`: of what is written to it, so much takes pages that were not there before. */
   #push(
     segment: Pick<Segment, "path" | "base" | "bytes" | "memory"> & { descriptor: number },
+    newShare: number,
     close: () => void,
   ): void {
     const { base, descriptor } = segment;
     let open = true;
+    this.#open += 1;
     const seal = (): void => {
       if (!open) return;
       open = false;
       close();
+      this.#open -= 1;
+      if (this.#open === 0) this.#onRoom();
     };
-    const filled = (count: number): void => this.#fill(count);
+    const filled = (count: number): void => this.#fill(count * newShare);
     const write = (data: Uint8Array, at: number): void => {
       writeFully(descriptor, data, base + at);
       filled(data.byteLength);
@@ -353,6 +394,7 @@ class FileSet implements SegmentSet {
     }
     this.#place.bytesUsed -= this.bytes;
     this.#place.bytesWritten -= this.#written;
+    this.#onRoom();
   }
 }
 

@@ -1,5 +1,5 @@
-//! What Node sees: a mover with `read`, `cancel` and `close`, and the memory to read into, with `map` and
-//! `unmap`. Plain data in, promises out; failures are rejected as JSON in the error's message, `{"kind", "message", "os"}`.
+//! What Node sees: a mover with `read`, `cancel` and `close`, and memory made ready with `map`, `populate`, `settle` and `unmap`. Plain data in, promises out; failures are rejected as JSON
+//! in the error's message, `{"kind", "message", "os"}`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -84,12 +84,45 @@ impl NativeMover {
         Ok(())
     }
 
+    /// Makes the memory's pages ready on a thread of its own; resolves when all are, or it was unmapped or stopped.
+    #[napi(catch_unwind)]
+    pub fn populate<'env>(&self, env: &'env Env, id: u32) -> Result<Object<'env>> {
+        let (deferred, promise): (JsDeferred<(), Settle>, _) = env.create_deferred()?;
+        let Some(memory) = self.memory(id) else {
+            deferred.resolve(Box::new(|_| Ok(())));
+            return Ok(promise);
+        };
+        std::thread::Builder::new()
+            .name("populate".into())
+            .spawn(move || {
+                let outcome = memory.populate();
+                // Unmapping, if this was the last to hold it, is this thread's work too.
+                drop(memory);
+                match outcome {
+                    Ok(()) => deferred.resolve(Box::new(|_| Ok(()))),
+                    Err(error) => deferred.reject(reason(&Failure::file(&error))),
+                }
+            })
+            .map_err(|error| reason(&Failure::file(&error)))?;
+        Ok(promise)
+    }
+
+    /// Ends `populate` soon; bytes from the beginning whose pages are ready.
+    #[napi(catch_unwind)]
+    pub fn settle(&self, id: u32) -> i64 {
+        self.memory(id).map_or(0, |memory| {
+            memory.stop();
+            i64::try_from(memory.ready()).unwrap_or(i64::MAX)
+        })
+    }
+
     /// Gives the mapping up; ranges on their way into it end first. Not waited for.
     #[napi(catch_unwind)]
     pub fn unmap(&self, id: u32) {
         let Some(memory) = self.memories().remove(&id) else {
             return;
         };
+        memory.stop();
         // Gigabytes of page table take a while: not on the caller's thread. Where no thread can be had, they do.
         let _ = std::thread::Builder::new()
             .name("unmap".into())

@@ -1,16 +1,22 @@
-//! A shared mapping of a file in memory, whose pages are made when a place in it is asked for. A page that is there takes
-//! received bytes in one copy. Worth it where pages are huge (2 MiB): small ones cost more to make than the copy that they save.
+//! A shared mapping of a file in memory, and its pages made ready ahead of need. A page that is there already takes received
+//! bytes in one copy; one that is not costs its allocation, on a virtual machine perhaps its host's too, in the middle of a load.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What madvise's addresses are multiples of, on machines of any page size.
-const PAGE_BYTES: usize = 64 * 1024;
+/// Made ready at once: stopping takes no longer than this.
+const STEP_BYTES: usize = 32 << 20;
+/// Of the thread that makes pages ready: whoever serves goes first.
+const NICE: libc::c_int = 19;
 
 pub struct Memory {
     start: NonNull<u8>,
     bytes: usize,
+    /// So many bytes from the beginning have their pages.
+    ready: AtomicUsize,
+    stopped: AtomicBool,
 }
 
 // SAFETY: the mapping belongs to no thread; who writes where is settled by `slice`'s contract.
@@ -35,10 +41,49 @@ impl Memory {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Memory { start, bytes })
+        Ok(Memory {
+            start,
+            bytes,
+            ready: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+        })
     }
 
-    /// A place for received bytes, with its pages; `None` where they cannot be made (a full file system, an old kernel).
+    /// Makes pages ready, front to back, until all are or it is stopped. An error (a full file system, an old kernel) leaves
+    /// what was made ready before.
+    pub fn populate(&self) -> io::Result<()> {
+        // SAFETY: changes the calling thread's own priority. Refusal only means that it does not stand back.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+        let mut done = 0;
+        while done < self.bytes && !self.stopped.load(Ordering::Acquire) {
+            let step = STEP_BYTES.min(self.bytes - done);
+            // SAFETY: inside the mapping. Pages beyond the file's end are an error here, not a signal.
+            let outcome = unsafe {
+                libc::madvise(
+                    self.start.as_ptr().add(done).cast(),
+                    step,
+                    libc::MADV_POPULATE_WRITE,
+                )
+            };
+            if outcome != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            done += step;
+            self.ready.store(done, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Ends `populate` soon. What is ready stays so.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    pub fn ready(&self) -> usize {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// A place for received bytes; `None` where pages are missing.
     ///
     /// # Safety
     /// The file still reaches to the end of the place, and nobody else has this place while the slice lives.
@@ -46,17 +91,7 @@ impl Memory {
     pub unsafe fn slice(&self, offset: u64, length: u64) -> Option<&mut [u8]> {
         let begin = usize::try_from(offset).ok()?;
         let length = usize::try_from(length).ok()?;
-        let end = begin.checked_add(length).filter(|end| *end <= self.bytes)?;
-        let page = begin - begin % PAGE_BYTES;
-        // SAFETY: inside the mapping. Pages beyond the file's end are an error here, not a signal.
-        let outcome = unsafe {
-            libc::madvise(
-                self.start.as_ptr().add(page).cast(),
-                end - page,
-                libc::MADV_POPULATE_WRITE,
-            )
-        };
-        if outcome != 0 {
+        if begin.checked_add(length)? > self.ready() {
             return None;
         }
         // SAFETY: inside the mapping and its pages are there; exclusive by the caller's promise.
@@ -92,13 +127,16 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
 
-    const BYTES: usize = 1_000_000;
+    const BYTES: usize = STEP_BYTES + 12_345;
 
     #[test]
-    fn places_reach_the_file_and_end_where_it_was_mapped_to() {
+    fn places_are_given_once_their_pages_are_ready_and_reach_the_file() {
         let file = nameless_file(BYTES as u64);
         let memory = Memory::map(file.as_raw_fd(), BYTES).unwrap();
         // SAFETY: one place at a time.
+        assert!(unsafe { memory.slice(0, 1) }.is_none());
+        memory.populate().unwrap();
+        assert_eq!(memory.ready(), BYTES);
         let place = unsafe { memory.slice(BYTES as u64 - 4, 4) }.unwrap();
         place.copy_from_slice(b"tail");
         let mut read = [0; 4];
@@ -109,10 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_has_no_place_rather_than_a_signal() {
+    fn a_file_that_is_too_short_is_an_error_not_a_signal() {
+        let file = nameless_file(STEP_BYTES as u64);
+        let memory = Memory::map(file.as_raw_fd(), 2 * STEP_BYTES).unwrap();
+        assert!(memory.populate().is_err());
+        assert_eq!(memory.ready(), STEP_BYTES);
+    }
+
+    #[test]
+    fn stopped_before_it_began_it_makes_nothing_ready() {
         let file = nameless_file(BYTES as u64);
         let memory = Memory::map(file.as_raw_fd(), BYTES).unwrap();
-        file.set_len(BYTES as u64 / 2).unwrap();
-        assert!(unsafe { memory.slice(BYTES as u64 - 4, 4) }.is_none());
+        memory.stop();
+        memory.populate().unwrap();
+        assert_eq!(memory.ready(), 0);
     }
 }

@@ -35,7 +35,7 @@ pub struct Request {
     pub file: RawFd,
     /// Where in the file the range begins.
     pub position: u64,
-    /// The file's mapped beginning: bytes are received there where its pages can be had, else written.
+    /// The file's mapped beginning: where it has pages, bytes go straight there.
     pub memory: Option<Arc<Memory>>,
     pub checksums: Option<Checksums>,
 }

@@ -18,7 +18,7 @@ export type MoveRequest = {
   file: number;
   /** Where in the file the range begins. */
   position: number;
-  /** The file's mapped memory: bytes go straight there. */
+  /** The file's mapped memory: where its pages are ready, bytes go straight there. */
   memory: MappedMemory | null;
   /** CRC-32 of each block of the range, in order; the range begins on a block. */
   checksums: { blockBytes: number; blocks: Uint32Array } | null;
@@ -39,12 +39,13 @@ export type Mover = {
   close(): void;
 };
 
-/**
- * The beginning of a file in memory, mapped: bytes are received where they stay. For huge pages; small ones cost more to make than
- * the copy that they save. The file may grow, and shrink where nothing is moved any more.
- */
+/** The beginning of a file in memory, mapped. The file may grow, and shrink where nothing is moved any more. */
 export type MappedMemory = {
   readonly id: number;
+  /** Makes its pages ready, in the background. Rejects when there is no room; what was made ready stays so. */
+  populate(): Promise<void>;
+  /** Ends `populate` soon; tells how many bytes from the beginning are ready. */
+  settle(): number;
   /** Gives the mapping up once nothing is moved into it. The file's pages stay. */
   close(): void;
 };
@@ -60,6 +61,8 @@ type NativeMover = {
   read(id: number, request: object): Promise<void>;
   cancel(id: number): void;
   map(id: number, file: number, bytes: number): void;
+  populate(id: number): Promise<void>;
+  settle(id: number): number;
   unmap(id: number): void;
   close(): void;
 };
@@ -93,7 +96,15 @@ export function createMover(options: MoverOptions): Mover {
       ids = (ids + 1) >>> 0;
       const id = ids;
       asErrors(() => native.map(id, file, bytes));
-      return { id, close: () => native.unmap(id) };
+      return {
+        id,
+        populate: () =>
+          native.populate(id).catch((thrown) => {
+            throw toError(parseFailure(thrown));
+          }),
+        settle: () => native.settle(id),
+        close: () => native.unmap(id),
+      };
     },
     close: () => native.close(),
   };

@@ -132,10 +132,12 @@ describe("moving", () => {
     expect(await run(fixture("server.pem"))).toBe("unavailable");
     secure.close();
   }, 15_000);
-  test("into mapped memory, the same bytes at a place of their own, checked alike", async () => {
+  test("into memory that was made ready, the same bytes at a place of their own, checked alike", async () => {
     const BASE = 4096;
     ftruncateSync(file, BASE + BYTES.byteLength);
     const memory = mover.map(file, BASE + BYTES.byteLength);
+    await memory.populate();
+    expect(memory.settle()).toBe(BASE + BYTES.byteLength);
     const checksums = { blockBytes: BLOCK, blocks: sums(0, BYTES.byteLength) };
     await mover.move(request({ position: BASE, memory, checksums }), never);
     expect(readFileSync(path).subarray(BASE).equals(BYTES)).toBe(true);
@@ -145,19 +147,19 @@ describe("moving", () => {
     ).rejects.toMatchObject({ code: "corrupt" });
     memory.close();
   });
-  test("memory that was given up, or is too short, costs a copy and nothing else", async () => {
+  test("memory that is not ready, or given up, costs a copy and nothing else", async () => {
     ftruncateSync(file, BYTES.byteLength);
-    const memory = mover.map(file, 2_000_000);
-    await mover.move(request({ memory, offset: 1_000_000, length: 2_000_000 }), never);
-    memory.close();
+    const memory = mover.map(file, BYTES.byteLength);
     await mover.move(request({ memory, length: 1_000_000 }), never);
+    memory.close();
+    await mover.move(request({ memory, offset: 1_000_000, length: 2_000_000 }), never);
     expect(readFileSync(path).equals(BYTES)).toBe(true);
   });
-  test("a file that is shorter than its mapping grows by what is written, and is never the end of the process", async () => {
+  test("a file that is shorter than its mapping is an error, never the end of the process", async () => {
     const memory = mover.map(file, BYTES.byteLength);
-    await mover.move(request({ memory }), never);
+    await expect(memory.populate()).rejects.toMatchObject({ message: expect.stringMatching(/address/i) });
+    expect(memory.settle()).toBe(0);
     memory.close();
-    expect(readFileSync(path).equals(BYTES)).toBe(true);
   });
 });
 

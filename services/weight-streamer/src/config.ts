@@ -29,9 +29,13 @@ export const config = defineConfig("weight-streamer", {
   ),
   segmentDir: text(
     "",
-    "Folder of shared memory for segments; empty: /dev/shm/pilotlight-<user id>-<node>. Loads cost least where a tmpfs with huge=within_size is mounted there.",
+    "Folder of shared memory for segments; empty: /dev/shm/pilotlight-<user id>-<node>. Best a tmpfs mounted with huge=within_size.",
   ),
   memoryBytesMax: bytes(4096 * MIB, "Weights held in shared memory at most."),
+  spareBytes: bytes(
+    0,
+    "Shared memory made ready while the node is idle, for the next load: the size of the weights that usually come; 0: none.",
+  ),
   diskBytesMax: bytes(
     16_384 * MIB,
     "Weights held on disk at most, where shared memory is too small; 0 turns it off.",

@@ -36,7 +36,15 @@ await runService({
       disk: { directory: join(settings.stateDir, "segments"), bytesMax: settings.diskBytesMax },
       reserveBytes: settings.reserveBytes,
       readerGroupId: userId === 0 ? settings.readerGroupId : undefined,
-      mover: reader.mover,
+      spare:
+        reader.mover === undefined || settings.spareBytes === 0
+          ? undefined
+          : {
+              bytes: settings.spareBytes,
+              mover: reader.mover,
+              onReady: (bytes) => context.log.info("memory ready for the next load", { bytes }),
+              onFailure: (reason) => context.log.warn("no memory made ready: loads are slower", { reason }),
+            },
       onFallback: (reason) =>
         context.log.warn("weights go to disk: starts from there are slower", { reason }),
     });
@@ -88,10 +96,6 @@ await runService({
       }),
     ]);
     context.onStop("grpc", () => door.close(500));
-    context.log.info("serving", {
-      address: door.address,
-      segmentDir: memoryDir,
-      hugePages: segments.hugePages,
-    });
+    context.log.info("serving", { address: door.address, segmentDir: memoryDir });
   },
 });

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-const BLOCK_BYTES: u64 = 2 << 20;
+const PAGE_BYTES: u64 = 4096;
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -31,8 +31,7 @@ fn touch_own(bytes: usize) {
 fn touch_file(bytes: u64, path: &PathBuf) {
     let file = File::create(path).expect("a file in the folder");
     file.set_len(bytes).expect("a file of that length");
-    // One byte makes the whole huge page.
-    for offset in (0..bytes).step_by(BLOCK_BYTES as usize) {
+    for offset in (0..bytes).step_by(PAGE_BYTES as usize) {
         file.write_all_at(&[1], offset).expect("room in the folder");
     }
     std::fs::remove_file(path).expect("the file that was just made");
