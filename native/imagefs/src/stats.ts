@@ -2,6 +2,8 @@
 import * as z from "zod";
 
 const count = z.number().min(0);
+/** Not told by handlers of earlier versions, which go on while the node agent is replaced by a newer one. */
+const newer = count.default(0);
 
 const imageStatsSchema = z.object({
   /** Hex part of the manifest digest. */
@@ -15,10 +17,10 @@ const imageStatsSchema = z.object({
   /** From the bucket, compressed. */
   fetchedBytes: count,
   /** From other nodes, uncompressed. */
-  peerBytes: count,
+  peerBytes: newer,
   /** Written to the cache, and how long the writes took, in µs. */
-  writtenBytes: count,
-  writeMicros: count,
+  writtenBytes: newer,
+  writeMicros: newer,
   /** Reads that ended with EIO. */
   failedReads: count,
   /** The kernel still asks before it reads; false once everything is local. */
@@ -28,7 +30,9 @@ const imageStatsSchema = z.object({
 export const statsSchema = z.object({
   images: z.array(imageStatsSchema),
   /** Other nodes: requests to them, those that brought nothing, parts with wrong bytes; bytes sent to them, requests refused. */
-  peers: z.object({ asked: count, refused: count, wrong: count, uploadedBytes: count, turnedAway: count }),
+  peers: z
+    .object({ asked: newer, refused: newer, wrong: newer, uploadedBytes: newer, turnedAway: newer })
+    .prefault({}),
   requests: count,
   hedges: count,
   retries: count,
