@@ -1,5 +1,5 @@
 // A typed client of control's HTTP API. Answers are checked against the schemas; errors come back as the platform's own.
-import { ERROR_CODES, type ErrorCode, PlatformError, toPlatformError } from "@pilotlight/errors";
+import { ERROR_CODES, type ErrorCode, PlatformError, retry, toPlatformError } from "@pilotlight/errors";
 import * as z from "zod";
 import {
   activation,
@@ -62,12 +62,19 @@ type Call = {
   signal?: AbortSignal | undefined;
 };
 
+/** What only reads is asked again: control may restart while somebody watches a rollout. */
+const READ_RETRY = { attemptsMax: 4, initialDelayMs: 200, delayMsMax: 1_000 };
+
 /** A client of the control service at `options.url`. */
 export function controlClient(options: ControlClientOptions) {
   const ask = async <T>(schema: z.ZodType<T>, path: string, call: Call = {}): Promise<T> => {
-    const signals = [AbortSignal.timeout(options.timeoutMs), ...(call.signal ? [call.signal] : [])];
-    const response = await send(options, path, { ...call, signal: AbortSignal.any(signals) });
-    return readAnswer(schema, response, options.url);
+    const once = async (): Promise<T> => {
+      const signals = [AbortSignal.timeout(options.timeoutMs), ...(call.signal ? [call.signal] : [])];
+      const response = await send(options, path, { ...call, signal: AbortSignal.any(signals) });
+      return readAnswer(schema, response, options.url);
+    };
+    if (call.method !== undefined && call.method !== "GET") return once();
+    return retry(once, READ_RETRY, { shouldRetry: ({ code }) => code === "unavailable" });
   };
   const name = encodeURIComponent;
   return {
