@@ -31,6 +31,6 @@ test("what only reads is asked again when control restarts meanwhile", async () 
 
 test("what changes something is asked once: nobody knows whether it was done", async () => {
   cuts = 1;
-  await expect(client().deploy("name: a", { dryRun: false })).rejects.toMatchObject({ code: "unavailable" });
+  await expect(client().rollback("a", undefined)).rejects.toMatchObject({ code: "unavailable" });
   expect(asked).toEqual(["POST"]);
 });

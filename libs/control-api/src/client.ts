@@ -60,10 +60,12 @@ type Call = {
   query?: Record<string, string | number | boolean | undefined>;
   body?: { type: string; text: string };
   signal?: AbortSignal | undefined;
+  /** Doing it twice is doing it once. What only reads is so anyway. */
+  repeatable?: boolean;
 };
 
-/** What only reads is asked again: control may restart while somebody watches a rollout. */
-const READ_RETRY = { attemptsMax: 4, initialDelayMs: 200, delayMsMax: 1_000 };
+/** What can be repeated is asked again: control may restart while somebody deploys and watches. */
+const RESTART_RETRY = { attemptsMax: 4, initialDelayMs: 200, delayMsMax: 1_000 };
 
 /** A client of the control service at `options.url`. */
 export function controlClient(options: ControlClientOptions) {
@@ -73,8 +75,8 @@ export function controlClient(options: ControlClientOptions) {
       const response = await send(options, path, { ...call, signal: AbortSignal.any(signals) });
       return readAnswer(schema, response, options.url);
     };
-    if (call.method !== undefined && call.method !== "GET") return once();
-    return retry(once, READ_RETRY, { shouldRetry: ({ code }) => code === "unavailable" });
+    if ((call.method ?? "GET") !== "GET" && call.repeatable !== true) return once();
+    return retry(once, RESTART_RETRY, { shouldRetry: ({ code }) => code === "unavailable" });
   };
   const name = encodeURIComponent;
   return {
@@ -83,6 +85,8 @@ export function controlClient(options: ControlClientOptions) {
         method: "POST",
         query: { dryRun },
         body: { type: "application/yaml", text },
+        // The same file again is no new version.
+        repeatable: true,
       }),
     applications: () => ask(z.array(applicationSummary), "/v1/applications"),
     application: (application: string) => ask(applicationDetail, `/v1/applications/${name(application)}`),
