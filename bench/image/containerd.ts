@@ -1,4 +1,5 @@
 // containerd as a peer: a daemon with its state on the node's disk, `ctr` to pull and to run, with a snapshotter of choice.
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
@@ -71,7 +72,9 @@ export async function startContainerd(
       const startedAt = performance.now();
       await ctr("image", "pull", "--plain-http", "--snapshotter", snapshotter, reference);
       const pulledMs = performance.now() - startedAt;
-      const output = await ctr("run", "--rm", "--net-host", "--snapshotter", snapshotter, reference, "first");
+      // runc remembers names beyond the daemon, where a run was interrupted.
+      const name = `start-${randomUUID()}`;
+      const output = await ctr("run", "--rm", "--net-host", "--snapshotter", snapshotter, reference, name);
       if (!output.split("\n").some((line) => line.trim() === "DONE"))
         throw new Error(`no work done:\n${output}`);
       return { ms: performance.now() - startedAt, pulledMs };

@@ -1,5 +1,6 @@
 // The other side: containerd pulls the image and runs it; the container fetches the weights with the AWS CLI onto the node's disk,
 // then its engine takes them from there and gives a token. The daemon starts while the node boots.
+import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,7 +24,6 @@ export type BaselineOptions = {
   bootMs: number;
 };
 
-const CONTAINER = "engine";
 const IN_CONTAINER = "/weights";
 const AWS_CONFIG = join(import.meta.dirname, "../weights/peers/aws.config");
 const STEPS = { "container up": "container starts", downloaded: "weights to disk" } as const;
@@ -32,6 +32,8 @@ const STEPS = { "container up": "container starts", downloaded: "weights to disk
 export async function baselineStart(options: BaselineOptions): Promise<Start> {
   const { programs, directory, reference, model, linked, env, bootMs } = options;
   const began = Date.now();
+  // runc remembers names beyond the daemon, where a run was interrupted.
+  const container = `engine-${randomUUID()}`;
   const daemon = await startContainerd(programs, join(directory, "containerd"));
   const ctr = (...args: string[]) =>
     runCommand(join(programs, "ctr"), ["--address", join(directory, "containerd/containerd.sock"), ...args], {
@@ -57,7 +59,7 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
       ...["--mount", `type=bind,src=${weights},dst=${IN_CONTAINER},options=rbind:rw`],
       ...["--mount", `type=bind,src=${AWS_CONFIG},dst=/aws.config,options=rbind:ro`],
       reference,
-      CONTAINER,
+      container,
       "sh",
       "-ec",
       script(model),
@@ -73,7 +75,7 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
     };
   } finally {
     // It outlives the daemon and whoever started it.
-    await ctr("task", "kill", "--signal", "SIGKILL", CONTAINER).catch(() => undefined);
+    await ctr("task", "kill", "--signal", "SIGKILL", container).catch(() => undefined);
     await daemon.stop();
   }
 }

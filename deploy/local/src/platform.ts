@@ -257,7 +257,7 @@ function takeSharedMemory(stateDir: string): () => void {
   try {
     if (process.geteuid?.() === 0) mountHugeMemory(directory);
   } catch {
-    // The folder as it is does too; the weight streamer's log says which it has.
+    // The folder as it is does too: loads only cost more processor time.
   }
   return () => unmountHugeMemory(directory);
 }

@@ -76,7 +76,10 @@ export function controlClient(options: ControlClientOptions) {
       return readAnswer(schema, response, options.url);
     };
     if ((call.method ?? "GET") !== "GET" && call.repeatable !== true) return once();
-    return retry(once, RESTART_RETRY, { shouldRetry: ({ code }) => code === "unavailable" });
+    return retry(once, RESTART_RETRY, {
+      shouldRetry: ({ code }) => code === "unavailable",
+      ...(call.signal === undefined ? {} : { signal: call.signal }),
+    });
   };
   const name = encodeURIComponent;
   return {

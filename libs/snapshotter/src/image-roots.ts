@@ -50,6 +50,7 @@ export class ImageRoots {
   readonly #options: ImageRootsOptions;
   readonly #log = logger("snapshotter");
   readonly #known = new Map<string, Known>();
+  /** Digests of parts of images, by name, while they are mounted. */
   readonly #prefixes = new Map<string, string>();
   /** Mounts that this process made, by name. */
   readonly #mounts = new Map<string, Mount>();
@@ -206,6 +207,7 @@ export class ImageRoots {
   async #unmount(name: string): Promise<void> {
     const path = join(this.#options.directory, name);
     this.#mounts.delete(name);
+    this.#prefixes.delete(name);
     try {
       if ((await mountPoints()).has(path)) await this.#options.imagefs.unmount(path);
       // Unmounting may have taken it along.

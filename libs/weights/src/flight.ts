@@ -6,13 +6,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { Peer } from "@pilotlight/peers";
 import type { TensorEntry } from "@pilotlight/safetensors";
 import { Bell } from "./bell.ts";
 import { type Chunk, cutIntoChunks, TensorTracker } from "./chunks.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
 import { type Contender, HedgePolicy, hedged } from "./hedge.ts";
 import type { RangeReader, Scratch, Segment, SegmentSet } from "./ports.ts";
-import { type Peer, type Relay, RelayQueue } from "./relay.ts";
+import { type Relay, RelayQueue } from "./relay.ts";
 import type { Repository, WeightFile } from "./repository.ts";
 import { arrived, refused, startWindow, type Window } from "./window.ts";
 

@@ -7,7 +7,7 @@ export { createPeerReader, NODE_HEADER, peerPath } from "./peer-reader.ts";
 export type { RangeReader, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 export { readRange } from "./range-reader.ts";
 export { type Group, rankView } from "./rank.ts";
-export type { Peer, Relay } from "./relay.ts";
+export type { Relay } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
 export type { SpareSource } from "./spare-memory.ts";

@@ -1,6 +1,7 @@
+import type { Peer } from "@pilotlight/peers";
 import { describe, expect, test } from "vitest";
 import { cutIntoChunks } from "./chunks.ts";
-import { owners, type Peer, RelayQueue, relayRoute } from "./relay.ts";
+import { owners, RelayQueue, relayRoute } from "./relay.ts";
 
 const chunks = [...cutIntoChunks([8_000, 8_000], 10)];
 const peer = (nodeId: string, complete = false): Peer => ({ nodeId, url: `http://${nodeId}`, complete });

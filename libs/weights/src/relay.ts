@@ -3,17 +3,9 @@
 // and the bucket is read about once however many nodes start. Views of who takes part may differ for a moment; then a range
 // is fetched twice, nothing else. Pure.
 import { crc32 } from "node:zlib";
+import type { Peer } from "@pilotlight/peers";
 import type { Chunk } from "./chunks.ts";
 import type { Segment } from "./ports.ts";
-
-/** Another node that has the same weights (the same objects under the same ETags), or loads them now. */
-export type Peer = {
-  nodeId: string;
-  /** Where its ranges are served: http://HOST:PORT. */
-  url: string;
-  /** It has everything. */
-  complete: boolean;
-};
 
 /** What a flight needs to know of the other nodes. */
 export type Relay = {

@@ -151,12 +151,16 @@ impl Door {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
-        while let Some(request) = read_request(&mut reader)? {
+        let is_allowed = |authorization: Option<&str>| self.fetcher.peers.is_allowed(authorization);
+        while let Some(request) = read_request(&mut reader, is_allowed)? {
             let (answer, _turn) = self.answer(&request);
             if answer.status != 200 {
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
             send(stream, &answer)?;
+            if !request.is_allowed {
+                return Ok(()); // its body was not read
+            }
             self.uploaded_bytes.fetch_add(answer.body.len() as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -190,7 +194,7 @@ impl Door {
     /// What is asked for; or the status that says why not.
     fn admit(&self, request: &Request) -> Result<Asked, u16> {
         let node = self.node.upgrade().ok_or(503u16)?;
-        if !self.fetcher.peers.is_allowed(request.authorization.as_deref()) {
+        if !request.is_allowed {
             return Err(401);
         }
         let mut path = request.path.strip_prefix("/images/").unwrap_or("").split('/');
@@ -289,7 +293,8 @@ fn encode(blob: &Blob, runs: &[(u64, u64)]) -> Option<(u8, Vec<u8>)> {
 struct Request {
     method: String,
     path: String,
-    authorization: Option<String>,
+    /// False: nothing but the head was read.
+    is_allowed: bool,
     body: Vec<u8>,
 }
 
@@ -304,8 +309,11 @@ impl Answer {
     }
 }
 
-/// None: the other side has closed the connection.
-fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
+/// None: the other side has closed the connection. `is_allowed` is asked with the Authorization header.
+fn read_request(
+    reader: &mut BufReader<&TcpStream>,
+    is_allowed: impl Fn(Option<&str>) -> bool,
+) -> io::Result<Option<Request>> {
     let Some(head) = read_head(reader)? else {
         return Ok(None);
     };
@@ -326,12 +334,13 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request
     if length > BODY_BYTES_MAX {
         return Err(malformed());
     }
-    let mut body = vec![0; length];
+    let is_allowed = is_allowed(header("authorization"));
+    let mut body = vec![0; if is_allowed { length } else { 0 }];
     reader.read_exact(&mut body)?;
     Ok(Some(Request {
         method: parsed.method.unwrap_or("").to_string(),
         path: parsed.path.unwrap_or("").to_string(),
-        authorization: header("authorization").map(str::to_string),
+        is_allowed,
         body,
     }))
 }

@@ -17,7 +17,8 @@ export type QuantisedRows = {
 
 /** The divisors of the largest weight that are tried as scale: with 7 it is kept, beyond it is clipped. */
 const INT4_DIVISORS = [7, 7.25, 7.5, 7.75, 8, 8.25, 8.5, 8.75, 9];
-const NARROWEST = { int4: { min: -8, max: 7 }, int8: { min: -128, max: 127 } };
+/** Of the codes. */
+const CODE_RANGE = { int4: { min: -8, max: 7 }, int8: { min: -128, max: 127 } };
 
 /** `columns` divides the values into rows. Adds to `error`. Values must be finite. */
 export function quantiseRows(
@@ -77,7 +78,7 @@ function encodeInt(
   begin: number,
   error: RoundingError,
 ): void {
-  const { min, max } = NARROWEST[name];
+  const { min, max } = CODE_RANGE[name];
   for (let i = 0; i < weights.length; i++) {
     const weight = weights[i] as number;
     const code = Math.max(min, Math.min(max, roundHalfEven(weight / scale)));

@@ -11,8 +11,8 @@ export type ModelRecords = {
   list(): Promise<CatalogueEntry[]>;
 };
 
-/** Reading a large bucket's list takes longer than one record. */
-const LIST_TIMEOUTS = 5;
+/** Every record of a bucket takes longer than one: so many times the wait for one. */
+const LIST_TIMEOUT_FACTOR = 5;
 
 export function createModelRecords(config: { bucketUri: string; bucketTimeoutMs: number }): ModelRecords {
   const within = async <T>(
@@ -27,7 +27,10 @@ export function createModelRecords(config: { bucketUri: string; bucketTimeoutMs:
       return await read(store, AbortSignal.timeout(timeoutMs));
     } catch (thrown) {
       const error = toPlatformError(thrown);
-      throw new PlatformError(error.code, `${store.uri} cannot be read: ${error.message}`, { cause: error });
+      throw new PlatformError(error.code, `${store.uri} cannot be read: ${error.message}`, {
+        remedy: error.remedy ?? "Check the bucket's address (BUCKET_URI) and control's credentials for it.",
+        cause: error,
+      });
     } finally {
       await store.close();
     }
@@ -38,7 +41,7 @@ export function createModelRecords(config: { bucketUri: string; bucketTimeoutMs:
         return (await findModel(store, source, signal))?.entry ?? null;
       }),
     list: () =>
-      within(config.bucketUri, LIST_TIMEOUTS * config.bucketTimeoutMs, (store, signal) =>
+      within(config.bucketUri, LIST_TIMEOUT_FACTOR * config.bucketTimeoutMs, (store, signal) =>
         Array.fromAsync(listModels(store, signal)),
       ),
   };
