@@ -9,7 +9,15 @@ import { cacheDir } from "@pilotlight/servers";
 import { fuzzHeaders } from "./headers.ts";
 
 const root = join(import.meta.dirname, "../..");
-const IMAGE_READERS = ["image-file", "tar/reader", "merge", "profile", "erofs/erofs", "chunker"];
+const IMAGE_READERS = [
+  "image-file",
+  "tar/reader",
+  "tar/sparse",
+  "merge",
+  "profile",
+  "erofs/erofs",
+  "chunker",
+];
 /** A round takes some minutes: long enough that its start does not matter. */
 const IMAGE_FACTOR = "50";
 /** The readers in Rust take microseconds an input. */

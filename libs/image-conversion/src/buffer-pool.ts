@@ -12,7 +12,7 @@ export class BufferPool {
     this.#busyMax = busyMax;
   }
 
-  /** A buffer to fill. Never waits: one push of the parser needs a few at most. */
+  /** A buffer to fill. Never waits: the scanner stops at the first full one, and who feeds it waits then. */
   acquire(): Buffer {
     return this.#idle.pop() ?? Buffer.allocUnsafeSlow(this.#bytes);
   }
@@ -24,7 +24,7 @@ export class BufferPool {
 
   release(buffer: Buffer): void {
     this.#busy--;
-    // One push of the parser may take as many again: what is thrown away is only freed when the garbage is collected.
+    // A push may take some more: what is thrown away is only freed when the garbage is collected.
     if (this.#idle.length < 2 * this.#busyMax) this.#idle.push(buffer);
     if (this.#busy < this.#busyMax) {
       for (const resume of this.#waiting) resume();

@@ -76,9 +76,11 @@ export async function convertLayer(
         );
       }
       diffHash.update(piece);
-      scanner.push(piece);
+      for (let taken = 0; taken < piece.length; ) {
+        taken += scanner.push(piece.subarray(taken));
+        await assembly.room();
+      }
       context.progress.unpacked(piece.length);
-      await assembly.room();
     }
     const diffId = `sha256:${diffHash.digest("hex")}`;
     if (diffId !== layer.diffId) {
@@ -114,6 +116,8 @@ async function* counted(
   }
 }
 
+const NOT_STORED = { encoding: "zeros", pack: 0, packOffset: 0, wireLength: 0 } as const;
+
 /** The layer's chunks on their way: encoded in parallel, placed in order. Is the scanner's chunk sink. */
 class LayerAssembly {
   readonly #context: LayerContext;
@@ -123,6 +127,8 @@ class LayerAssembly {
   readonly #own = new Map<string, LayerChunk>();
   /** Packs of other layers that known chunks stand in; numbered after this layer's own at the end. */
   readonly #foreign = new Map<string, { pack: LayerPack; chunks: LayerChunk[] }>();
+  /** What all chunks of holes are. */
+  #zeros: LayerChunk | undefined;
   #tail: Promise<void> = Promise.resolve();
   #failure: unknown;
 
@@ -159,6 +165,16 @@ class LayerAssembly {
       .finally(() => encoded.catch(() => undefined).then(() => buffers.release(buffer)));
   }
 
+  zeros(number: number): void {
+    const { chunkBytes } = this.#context.limits;
+    this.#zeros ??= {
+      sha256: createHash("sha256").update(Buffer.alloc(chunkBytes)).digest(),
+      rawLength: chunkBytes,
+      ...NOT_STORED,
+    };
+    this.#chunks[number] = this.#zeros;
+  }
+
   /** Waits until more chunks may come. */
   async room(): Promise<void> {
     await this.#context.buffers.belowLimit();
@@ -188,7 +204,7 @@ class LayerAssembly {
     const before = this.#own.get(key);
     const known = before === undefined ? this.#context.known.get(sha256) : undefined;
     let chunk: LayerChunk;
-    if (encoding === "zeros") chunk = { sha256, rawLength, encoding, pack: 0, packOffset: 0, wireLength: 0 };
+    if (encoding === "zeros") chunk = { sha256, rawLength, ...NOT_STORED };
     else if (before !== undefined) chunk = this.#again(before);
     else if (known !== undefined) chunk = this.#known(sha256, known);
     else chunk = { sha256, rawLength, encoding, wireLength: wire.length, ...(await this.#packs.add(wire)) };

@@ -1,7 +1,17 @@
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { metadataImage, parseImageFile, readErofs } from "@pilotlight/image-format";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
@@ -262,16 +272,38 @@ describe("what is refused", () => {
     await expect(convert(rawLayout([[many, many]], "m"), { limits })).rejects.toMatchObject({
       code: "resourceExhausted",
     });
+    const hole = holes("2T");
+    await expect(convert(rawLayout([[hole, hole]], "s"), { limits })).rejects.toMatchObject({
+      code: "resourceExhausted",
+    });
     const zeros = gzipSync(Buffer.alloc(30 << 20));
     await expect(convert(rawLayout([[zeros, Buffer.alloc(0)]], "z"), { limits })).rejects.toMatchObject({
       code: "resourceExhausted",
     });
   });
 
+  test("holes of sparse files are converted without being stored, however large", async () => {
+    const hole = holes("20G");
+    const { sizes } = await convert(rawLayout([[hole, hole]], "l"));
+    expect(sizes.contentBytes).toBe(20 * 2 ** 30 + 3);
+    expect(sizes.wireBytes).toBeLessThan(CHUNK_BYTES);
+  });
+
   test("an image that is not there", async () => {
     await expect(convert(`oci://${scratch}/nowhere`)).rejects.toMatchObject({ code: "notFound" });
   });
 });
+
+/** An archive with one sparse file, of holes and a word at its end. */
+function holes(size: string): Buffer {
+  const file = join(scratch, `holes-${++number}`);
+  writeFileSync(file, "");
+  execFileSync("truncate", ["-s", size, file]);
+  appendFileSync(file, "end");
+  const bytes = execFileSync("tar", ["--sparse", "-C", scratch, "-cf", "-", basename(file)]);
+  rmSync(file);
+  return bytes;
+}
 
 async function archive(items: TarItem[]): Promise<Buffer> {
   const pieces: Buffer[] = [];

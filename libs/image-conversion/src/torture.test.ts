@@ -27,6 +27,7 @@ const LAYERS = [
    echo root > etc/passwd; chmod 600 etc/passwd; echo tool > usr/bin/tool; chmod 4755 usr/bin/tool; ln usr/bin/tool usr/bin/hard; ln usr/bin/tool usr/bin/harder
    ln -s usr/lib lib; ln -s /etc/passwd abs; ln -s nowhere/${"x".repeat(200)} dangling; mkfifo fifo; mknod null c 1 3; mknod disk b 259 70000
    seq 1 100000 > usr/lib/numbers; head -c 3000000 /dev/urandom > usr/lib/random; : > zero; truncate -s 2000000 usr/lib/holes
+   for i in $(seq 1 30); do echo $i | dd of=usr/lib/runs bs=65536 seek=$((2 * i)) conv=notrunc status=none; done; truncate -s 5000000 usr/lib/runs
    for i in $(seq 1 700); do echo $i > usr/lib/deep/f$i; done; echo x > replaced/old; echo x > gone/file; echo x > opaque/old; echo x > opaque/sub/older
    echo name > "${"n".repeat(255)}"; mkdir -p ${Array.from({ length: 12 }, (_, i) => `${i}${"p".repeat(150)}`).join("/")}
    chown 1000:2000 etc; chown 70000:80000 usr/lib/numbers; touch -d '1999-12-31 23:59:59.123456789' usr/lib/numbers; touch -d '1969-07-20 20:17:40.5' etc/passwd
@@ -47,7 +48,18 @@ test("a mount equals the layers unpacked by GNU tar", async ({ skip }) => {
     execFileSync("sh", ["-ec", script], { cwd: directory, env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" } });
     return execFileSync(
       "tar",
-      ["--format=pax", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", directory, "-cf", "-", "."],
+      [
+        "--format=pax",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+        "--numeric-owner",
+        "-C",
+        directory,
+        "-cf",
+        "-",
+        ".",
+      ],
       { maxBuffer: 1 << 28 },
     );
   });

@@ -24,6 +24,8 @@ export type ChunkSink = {
   acquire(): Buffer;
   /** Takes `buffer` back with `length` bytes filled, a multiple of 4 KiB. Called once for each number, in any order. */
   chunk(number: number, buffer: Buffer, length: number): void;
+  /** Chunk `number` is `chunkBytes` of zeros: of a hole, which is cut without buffers. */
+  zeros(number: number): void;
 };
 
 type Open = { number: number; buffer: Buffer; length: number };
@@ -33,6 +35,7 @@ export class Chunker {
   readonly #groupBytes: number;
   readonly #sink: ChunkSink;
   #nextNumber = 0;
+  #emitted = 0;
   /** The group that small files are put in. */
   #group: Open | undefined;
   /** The chunk that the current file writes to: its own, or the group. */
@@ -49,6 +52,11 @@ export class Chunker {
   /** Number of chunks so far, open ones included. */
   get chunkCount(): number {
     return this.#nextNumber;
+  }
+
+  /** Number of buffers that the sink was given back to work on. */
+  get emittedCount(): number {
+    return this.#emitted;
   }
 
   /** Begins a file of `size` bytes; `size` bytes must be written before `endFile`. */
@@ -87,6 +95,27 @@ export class Chunker {
     file.left -= piece.length;
   }
 
+  /** Writes `bytes` zeros, in time that depends on the number of chunks alone. */
+  hole(bytes: number): void {
+    const file = this.#file;
+    if (file === undefined || bytes > file.left)
+      throw new PlatformError("internal", "a longer hole than the file has");
+    file.left -= bytes;
+    for (let left = bytes; left > 0; ) {
+      let target = this.#target as Open;
+      if (target.length === this.#chunkBytes) {
+        this.#emit(target);
+        for (; left > this.#chunkBytes; left -= this.#chunkBytes) this.#sink.zeros(this.#nextNumber++);
+        target = this.#open();
+        this.#target = target;
+      }
+      const end = Math.min(target.length + left, this.#chunkBytes);
+      target.buffer.fill(0, target.length, end);
+      left -= end - target.length;
+      target.length = end;
+    }
+  }
+
   endFile(): void {
     const file = this.#file;
     const target = this.#target;
@@ -111,6 +140,7 @@ export class Chunker {
   }
 
   #emit(open: Open): void {
+    this.#emitted++;
     this.#sink.chunk(open.number, open.buffer, open.length);
   }
 

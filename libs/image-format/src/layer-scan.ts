@@ -26,7 +26,7 @@ export type LayerEntry = {
 
 export type LayerLimits = {
   entriesMax: number;
-  /** Unpacked bytes of file content. */
+  /** Unpacked bytes of file content, holes of sparse files included. */
   contentBytesMax: number;
   /** Bytes of all extended attributes together. */
   xattrBytesMax: number;
@@ -53,13 +53,22 @@ export class LayerScanner {
     this.#reader = new TarReader({
       entry: (entry) => this.#onEntry(entry),
       data: (piece) => this.#chunker.write(piece),
+      hole: (bytes) => this.#chunker.hole(bytes),
       end: () => this.#chunker.endFile(),
     });
   }
 
-  /** Takes the next bytes of the uncompressed layer. Throws `corrupt`, `unsupported` or `resourceExhausted`. */
-  push(bytes: Buffer): void {
-    this.#reader.push(bytes);
+  /**
+   * Takes the next bytes of the uncompressed layer, until one filled a chunk; returns how many. A few bytes of a sparse file
+   * may fill one, so who pushes has to see that the sink can bear another before the rest comes.
+   * Throws `corrupt`, `unsupported` or `resourceExhausted`.
+   */
+  push(bytes: Buffer): number {
+    const emitted = this.#chunker.emittedCount;
+    let taken = 0;
+    while (taken < bytes.length && this.#chunker.emittedCount === emitted)
+      taken += this.#reader.push(bytes, taken);
+    return taken;
   }
 
   /** The layer is over; returns how many chunks it has. */

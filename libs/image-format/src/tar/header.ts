@@ -34,17 +34,19 @@ export function parseHeader(block: Buffer): RawHeader | undefined {
     name: prefix === "" ? name : `${prefix}/${name}`,
     linkName: field(block, 157, 100),
     type: block[156] === 0 ? "0" : String.fromCharCode(block[156] ?? 0),
-    mode: checked(number(block, 100, 8), "mode") & 0o7777,
-    uid: checked(number(block, 108, 8), "uid"),
-    gid: checked(number(block, 116, 8), "gid"),
-    size: checked(number(block, 124, 12), "size"),
-    mtimeSeconds: checked(number(block, 136, 12), "mtime"),
-    devMajor: checked(number(block, 329, 8), "device"),
-    devMinor: checked(number(block, 337, 8), "device"),
+    mode: headerNumber(block, 100, 8, "mode") & 0o7777,
+    uid: headerNumber(block, 108, 8, "uid"),
+    gid: headerNumber(block, 116, 8, "gid"),
+    size: headerNumber(block, 124, 12, "size"),
+    mtimeSeconds: headerNumber(block, 136, 12, "mtime"),
+    devMajor: headerNumber(block, 329, 8, "device"),
+    devMinor: headerNumber(block, 337, 8, "device"),
   };
 }
 
-function checked(value: number, what: string): number {
+/** A number field of a header or of a sparse file's map. Throws `corrupt`. */
+export function headerNumber(block: Buffer, start: number, length: number, what: string): number {
+  const value = number(block, start, length);
   if (Number.isNaN(value)) throw new PlatformError("corrupt", `a tar header's ${what} is not a number`);
   return value;
 }

@@ -1,6 +1,7 @@
 // Pax extended header records: "LENGTH KEY=VALUE\n", values may hold any byte. Only what a file system keeps is read.
 // Format: POSIX.1-2017 pax(1), "pax Extended Header". Extended attributes: SCHILY.xattr.NAME (star, GNU tar, Go).
-import { PlatformError } from "@pilotlight/errors";
+import { decimal, malformed } from "./decimal.ts";
+import { applySparseRecord, type SparseRecords } from "./sparse.ts";
 
 /** Overrides for the next entry (or, from a global header, for all that follow). Names are byte strings. */
 export type PaxRecords = {
@@ -12,7 +13,7 @@ export type PaxRecords = {
   mtime?: PaxTime;
   xattrs: Map<string, Buffer>;
   /** GNU.sparse.*: the entry is sparse, which changes how its data are to be read. */
-  sparse: boolean;
+  sparse: SparseRecords | undefined;
 };
 
 export type PaxTime = { seconds: number; nanoseconds: number };
@@ -23,7 +24,7 @@ const XATTR_PREFIX = "SCHILY.xattr.";
 export function parsePax(data: Buffer, base: PaxRecords | undefined): PaxRecords {
   const records: PaxRecords = base
     ? { ...base, xattrs: new Map(base.xattrs) }
-    : { xattrs: new Map(), sparse: false };
+    : { xattrs: new Map(), sparse: undefined };
   let position = 0;
   while (position < data.length) {
     const space = data.indexOf(0x20, position);
@@ -47,10 +48,6 @@ function apply(records: PaxRecords, key: string, value: Buffer): void {
     records.xattrs.set(key.slice(XATTR_PREFIX.length), Buffer.from(value));
     return;
   }
-  if (key.startsWith("GNU.sparse.")) {
-    records.sparse = true;
-    return;
-  }
   switch (key) {
     case "path":
       records.path = text();
@@ -72,6 +69,7 @@ function apply(records: PaxRecords, key: string, value: Buffer): void {
       return;
     default:
       // comment, atime, ctime, uname, gname and vendor records do not reach the file system.
+      records.sparse = applySparseRecord(records.sparse, key, text());
       return;
   }
 }
@@ -86,16 +84,4 @@ function time(text: string): PaxTime {
   return nanoseconds === 0
     ? { seconds: -whole, nanoseconds }
     : { seconds: -whole - 1, nanoseconds: 1e9 - nanoseconds };
-}
-
-function decimal(text: string, what: string): number {
-  const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN;
-  if (!Number.isSafeInteger(value)) throw malformed(what);
-  return value;
-}
-
-function malformed(what: string): PlatformError {
-  return new PlatformError("corrupt", `a pax header has a malformed ${what}`, {
-    remedy: "The layer is damaged or was written by a broken tool; push the image again.",
-  });
 }

@@ -1,10 +1,23 @@
 // A streaming tar reader: bytes are pushed in, entries and their data come out by callback, nothing is kept but the
 // header at hand. It is exact about names (bytes), bounded about headers, and refuses what it would get wrong.
 //   T1. Data of an entry are handed out in order, in pieces that are valid only during the call.
-//   T2. A stream that ends inside an entry is `corrupt`; a missing end mark alone is accepted, as GNU tar does.
+//   T2. Sparse files come out as if they were not: what is not stored is told as a number of zeros, never written out.
+//   T3. A stream that ends inside an entry is `corrupt`; a missing end mark alone is accepted, as GNU tar does.
 import { PlatformError } from "@pilotlight/errors";
 import { parseHeader, type RawHeader, TAR_BLOCK_BYTES } from "./header.ts";
 import { type PaxRecords, parsePax } from "./pax.ts";
+import {
+  mapTooLong,
+  planSparse,
+  readOldGnuExtension,
+  readOldGnuSparse,
+  readSparseRecords,
+  SPARSE_MAP_BYTES_MAX,
+  SparseMapReader,
+  type SparseRecords,
+  type SparseRun,
+  type SparseStep,
+} from "./sparse.ts";
 
 export type TarEntryKind =
   | "file"
@@ -22,7 +35,7 @@ export type TarEntry = {
   mode: number;
   uid: number;
   gid: number;
-  /** Bytes of data that follow; 0 for everything but files. */
+  /** Bytes of content, holes of sparse files included; 0 for everything but files. */
   size: number;
   mtimeSeconds: number;
   mtimeNanoseconds: number;
@@ -36,6 +49,8 @@ export type TarSink = {
   entry(entry: TarEntry): void;
   /** A piece of the last entry's data. */
   data(piece: Buffer): void;
+  /** The last entry goes on with this many zeros. */
+  hole(bytes: number): void;
   /** The last entry is complete. */
   end(): void;
 };
@@ -46,6 +61,7 @@ const META_BYTES_MAX = 1 << 20;
 const KINDS: Record<string, TarEntryKind> = {
   "0": "file",
   "7": "file",
+  S: "file",
   "1": "hardlink",
   "2": "symlink",
   "3": "charDevice",
@@ -58,15 +74,17 @@ const NO_XATTRS: ReadonlyMap<string, Buffer> = new Map();
 type State =
   | { at: "header" }
   | { at: "meta"; type: string; buffer: Buffer; filled: number; padding: number }
-  | { at: "data"; left: number; padding: number }
+  | { at: "oldSparseMap"; entry: TarEntry; size: number; runs: SparseRun[]; blocks: number }
+  | { at: "sparseMap"; entry: TarEntry; size: number; map: SparseMapReader }
+  | { at: "data"; left: number; steps: readonly SparseStep[]; next: number; padding: number }
   | { at: "padding"; left: number }
   | { at: "end" };
 
 export class TarReader {
   readonly #sink: TarSink;
   #state: State = { at: "header" };
-  readonly #header = Buffer.alloc(TAR_BLOCK_BYTES);
-  #headerFilled = 0;
+  readonly #block = Buffer.alloc(TAR_BLOCK_BYTES);
+  #blockFilled = 0;
   #longName: string | undefined;
   #longLink: string | undefined;
   #globalPax: PaxRecords | undefined;
@@ -76,17 +94,11 @@ export class TarReader {
     this.#sink = sink;
   }
 
-  /** Takes the next bytes of the archive. Throws `corrupt` or `unsupported`; the reader is unusable after that. */
-  push(bytes: Buffer): void {
-    let position = 0;
-    while (position < bytes.length) position += this.#step(bytes, position);
-  }
-
   /** The archive is over. Throws `corrupt` when it ended in the middle of something. */
   finish(): void {
     const state = this.#state;
     const complete =
-      state.at === "end" || (state.at === "header" && this.#headerFilled === 0 && !this.#pendingMeta());
+      state.at === "end" || (state.at === "header" && this.#blockFilled === 0 && !this.#pendingMeta());
     if (!complete) {
       throw new PlatformError("corrupt", "the tar archive ends in the middle of an entry", {
         remedy: "The layer is truncated; push the image again.",
@@ -98,17 +110,25 @@ export class TarReader {
     return this.#pax !== undefined || this.#longName !== undefined || this.#longLink !== undefined;
   }
 
-  #step(bytes: Buffer, position: number): number {
+  /**
+   * Takes the next bytes of the archive, from `position` on, up to the next border of something; returns how many. Of an
+   * entry's data that is at most one run of a sparse file. Throws `corrupt` or `unsupported`; the reader is unusable after.
+   */
+  push(bytes: Buffer, position: number): number {
     const state = this.#state;
     const available = bytes.length - position;
     switch (state.at) {
-      case "header": {
-        const taken = Math.min(available, TAR_BLOCK_BYTES - this.#headerFilled);
-        bytes.copy(this.#header, this.#headerFilled, position, position + taken);
-        this.#headerFilled += taken;
-        if (this.#headerFilled === TAR_BLOCK_BYTES) {
-          this.#headerFilled = 0;
-          this.#onHeader();
+      case "header":
+      case "oldSparseMap":
+      case "sparseMap": {
+        const taken = Math.min(available, TAR_BLOCK_BYTES - this.#blockFilled);
+        bytes.copy(this.#block, this.#blockFilled, position, position + taken);
+        this.#blockFilled += taken;
+        if (this.#blockFilled === TAR_BLOCK_BYTES) {
+          this.#blockFilled = 0;
+          if (state.at === "header") this.#onHeader();
+          else if (state.at === "oldSparseMap") this.#onOldSparseMap(state);
+          else this.#onSparseMap(state);
         }
         return taken;
       }
@@ -123,10 +143,7 @@ export class TarReader {
         const taken = Math.min(available, state.left);
         this.#sink.data(bytes.subarray(position, position + taken));
         state.left -= taken;
-        if (state.left === 0) {
-          this.#sink.end();
-          this.#skip(state.padding);
-        }
+        if (state.left === 0) this.#nextRun(state);
         return taken;
       }
       case "padding": {
@@ -148,7 +165,7 @@ export class TarReader {
   }
 
   #onHeader(): void {
-    const raw = parseHeader(this.#header);
+    const raw = parseHeader(this.#block);
     if (raw === undefined) {
       this.#state = { at: "end" };
       return;
@@ -157,14 +174,69 @@ export class TarReader {
       this.#startMeta(raw);
       return;
     }
+    const sparse = this.#pax?.sparse;
     const entry = this.#assemble(raw);
+    if (raw.type === "S") this.#startOldSparse(entry, sparse);
+    else if (sparse !== undefined) this.#startSparse(entry, sparse);
+    else this.#startData(entry, entry.size, [{ hole: 0, data: entry.size }]);
+  }
+
+  /** `stored`: bytes of data that follow. */
+  #startData(entry: TarEntry, stored: number, steps: readonly SparseStep[]): void {
     this.#sink.entry(entry);
-    if (entry.size === 0) {
-      this.#sink.end();
-      this.#state = { at: "header" };
-    } else {
-      this.#state = { at: "data", left: entry.size, padding: paddingOf(entry.size) };
+    this.#nextRun({ at: "data", left: 0, steps, next: 0, padding: paddingOf(stored) });
+  }
+
+  #nextRun(state: Extract<State, { at: "data" }>): void {
+    this.#state = state;
+    while (state.left === 0) {
+      const step = state.steps[state.next++];
+      if (step === undefined) {
+        this.#sink.end();
+        this.#skip(state.padding);
+        return;
+      }
+      if (step.hole > 0) this.#sink.hole(step.hole);
+      state.left = step.data;
     }
+  }
+
+  #startOldSparse(entry: TarEntry, records: SparseRecords | undefined): void {
+    if (entry.kind !== "file" || records !== undefined) throw notAFile(entry.name);
+    const { size, runs, extended } = readOldGnuSparse(this.#block);
+    if (extended) this.#state = { at: "oldSparseMap", entry, size, runs, blocks: 0 };
+    else this.#startSparseData(entry, size, runs, entry.size);
+  }
+
+  #onOldSparseMap(state: Extract<State, { at: "oldSparseMap" }>): void {
+    const { runs, extended } = readOldGnuExtension(this.#block);
+    for (const run of runs) state.runs.push(run);
+    state.blocks++;
+    if (!extended) this.#startSparseData(state.entry, state.size, state.runs, state.entry.size);
+    else if (state.blocks * TAR_BLOCK_BYTES >= SPARSE_MAP_BYTES_MAX) throw mapTooLong();
+  }
+
+  #startSparse(entry: TarEntry, records: SparseRecords): void {
+    if (entry.kind !== "file") throw notAFile(entry.name);
+    const sparse = readSparseRecords(records);
+    if (sparse.map === "runs") this.#startSparseData(entry, sparse.size, sparse.runs, entry.size);
+    else this.#state = { at: "sparseMap", entry, size: sparse.size, map: new SparseMapReader() };
+  }
+
+  #onSparseMap({ entry, size, map }: Extract<State, { at: "sparseMap" }>): void {
+    const runs = map.push(this.#block);
+    const left = entry.size - map.mapBytes;
+    if (left < 0) {
+      throw new PlatformError("corrupt", "the map of a sparse file is longer than its entry", {
+        remedy: "The layer is damaged or was written by a broken tool; push the image again.",
+      });
+    }
+    if (runs !== undefined) this.#startSparseData(entry, size, runs, left);
+  }
+
+  /** `entry.size` is what the archive stores; the sink is told the file's own. */
+  #startSparseData(entry: TarEntry, size: number, runs: readonly SparseRun[], stored: number): void {
+    this.#startData({ ...entry, size }, stored, planSparse(runs, size, stored));
   }
 
   #startMeta(raw: RawHeader): void {
@@ -187,7 +259,7 @@ export class TarReader {
 
   #onMeta(state: { type: string; buffer: Buffer; padding: number }): void {
     if (state.type === "x") this.#pax = parsePax(state.buffer, this.#globalPax);
-    else if (state.type === "g") this.#globalPax = parsePax(state.buffer, this.#globalPax);
+    else if (state.type === "g") this.#globalPax = globalRecords(parsePax(state.buffer, this.#globalPax));
     else if (state.type === "L") this.#longName = untilNul(state.buffer);
     else this.#longLink = untilNul(state.buffer);
     this.#skip(state.padding);
@@ -195,12 +267,11 @@ export class TarReader {
 
   #assemble(raw: RawHeader): TarEntry {
     const pax = this.#pax ?? this.#globalPax;
-    const name = this.#pax?.path ?? this.#longName ?? pax?.path ?? raw.name;
+    const name = this.#pax?.sparse?.name ?? this.#pax?.path ?? this.#longName ?? pax?.path ?? raw.name;
     const linkTarget = this.#pax?.linkPath ?? this.#longLink ?? pax?.linkPath ?? raw.linkName;
     this.#pax = undefined;
     this.#longName = undefined;
     this.#longLink = undefined;
-    if (raw.type === "S" || pax?.sparse === true) throw unsupported("a sparse entry", name);
     let kind = KINDS[raw.type];
     if (kind === undefined) throw unsupported(`an entry of type ${JSON.stringify(raw.type)}`, name);
     // V7 archives mark directories by the slash alone.
@@ -225,6 +296,17 @@ export class TarReader {
   }
 }
 
+/** Sparse records belong to one entry. */
+function globalRecords(records: PaxRecords): PaxRecords {
+  if (records.sparse !== undefined)
+    throw new PlatformError("corrupt", "a global pax header says that all files are sparse");
+  return records;
+}
+
+function notAFile(name: string): PlatformError {
+  return new PlatformError("corrupt", `the layer holds a sparse entry that is no file: ${printable(name)}`);
+}
+
 function paddingOf(size: number): number {
   return (TAR_BLOCK_BYTES - (size % TAR_BLOCK_BYTES)) % TAR_BLOCK_BYTES;
 }
@@ -242,12 +324,12 @@ function id(value: number): number {
 }
 
 function unsupported(what: string, name: string): PlatformError {
-  return new PlatformError(
-    "unsupported",
-    `the layer holds ${what}: ${JSON.stringify(Buffer.from(name, "latin1").toString("utf8"))}`,
-    {
-      remedy:
-        "Build the image with a tool that writes plain tar entries (docker, buildkit, buildah, kaniko do).",
-    },
-  );
+  return new PlatformError("unsupported", `the layer holds ${what}: ${printable(name)}`, {
+    remedy:
+      "Build the image with a tool that writes plain tar entries (docker, buildkit, buildah, kaniko do).",
+  });
+}
+
+function printable(name: string): string {
+  return JSON.stringify(Buffer.from(name, "latin1").toString("utf8"));
 }

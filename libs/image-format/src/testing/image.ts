@@ -16,8 +16,11 @@ export function scanTar(archive: Buffer, pieceBytes = archive.length): TestLayer
     chunk: (number, buffer, length) => {
       chunks[number] = Buffer.from(buffer.subarray(0, length));
     },
+    zeros: (number) => {
+      chunks[number] = Buffer.alloc(TEST_CHUNK_BYTES);
+    },
   });
-  for (let at = 0; at < archive.length; at += pieceBytes) scanner.push(archive.subarray(at, at + pieceBytes));
+  for (let at = 0; at < archive.length; ) at += scanner.push(archive.subarray(at, at + pieceBytes));
   scanner.finish();
   let packOffset = 0;
   const placed = chunks.map((raw): LayerChunk => {

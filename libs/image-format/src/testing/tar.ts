@@ -15,8 +15,11 @@ export type TestEntry = {
   /** Bytes 257 to 265; default POSIX. */
   magic?: string;
   /** Pax records that stand in front. */
-  pax?: Record<string, string | Buffer>;
+  pax?: PaxPairs;
 };
+
+/** A list of pairs where a key stands more than once. */
+export type PaxPairs = Record<string, string | Buffer> | ReadonlyArray<readonly [string, string | Buffer]>;
 
 export function tar(entries: readonly TestEntry[]): Buffer {
   return Buffer.concat([...entries.flatMap(entryBlocks), Buffer.alloc(1024)]);
@@ -29,9 +32,12 @@ function entryBlocks(entry: TestEntry): Buffer[] {
   return [...pax, header(entry, content.length), content, Buffer.alloc((512 - (content.length % 512)) % 512)];
 }
 
-export function paxBody(records: Record<string, string | Buffer>): Buffer {
+export function paxBody(records: PaxPairs): Buffer {
+  const pairs = Array.isArray(records)
+    ? (records as Array<[string, string | Buffer]>)
+    : Object.entries(records);
   return Buffer.concat(
-    Object.entries(records).map(([key, value]) => {
+    pairs.map(([key, value]) => {
       const rest = Buffer.concat([
         Buffer.from(` ${key}=`, "latin1"),
         Buffer.from(value as string, "latin1"),
@@ -59,14 +65,13 @@ function header(entry: TestEntry, contentLength: number): Buffer {
   block.write(entry.magic ?? "ustar\u000000", 257, "latin1");
   octal(329, 8, entry.devMajor ?? 0);
   octal(337, 8, entry.devMinor ?? 0);
-  block.fill(" ", 148, 156);
-  block.write(
-    `${block
-      .reduce((sum, byte) => sum + byte, 0)
-      .toString(8)
-      .padStart(6, "0")}\0 `,
-    148,
-    "latin1",
-  );
-  return block;
+  return fixChecksum(block);
+}
+
+/** Writes the checksum of the header that the archive begins with. */
+export function fixChecksum(archive: Buffer): Buffer {
+  archive.fill(" ", 148, 156);
+  const sum = archive.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  archive.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+  return archive;
 }

@@ -173,6 +173,9 @@ class Unpacking {
   readonly #reader = new TarReader({
     entry: (entry) => void this.#steps.push({ kind: "begin", entry }),
     data: (piece) => void this.#steps.push({ kind: "data", piece }),
+    hole: () => {
+      throw corrupt("it holds a sparse file, which no archive of ours does");
+    },
     end: () => void this.#steps.push({ kind: "end" }),
   });
   #file: FileHandle | undefined;
@@ -193,8 +196,8 @@ class Unpacking {
   async take(piece: Buffer): Promise<void> {
     this.#taken += piece.length;
     if (this.#taken > this.#bytesMax + OVERHEAD_BYTES_MAX) throw corrupt("it is larger than it may be");
-    this.#reader.push(piece);
     try {
+      for (let taken = 0; taken < piece.length; ) taken += this.#reader.push(piece, taken);
       for (const step of this.#steps.splice(0)) await this.#do(step);
     } catch (error) {
       await this.#file?.close();
