@@ -9,7 +9,11 @@ import { serviceMain } from "@pilotlight/local";
 import { freePort } from "@pilotlight/servers";
 import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { spawnOnNode } from "../image/disk.ts";
+import { SPARE_ROOM_BYTES } from "../weights/pilotlight.ts";
 import { type Gate, startGate } from "./gate.ts";
+
+/** Memory of a node beside the weights themselves. */
+const WEIGHT_ROOM_BYTES = 64e6;
 
 export type NodeOptions = {
   nodeId: string;
@@ -21,8 +25,8 @@ export type NodeOptions = {
   bucketUri: string;
   /** Credentials. */
   env: Record<string, string>;
-  /** What the node's memory holds of weights. */
-  weightBytesMax: number;
+  /** Of the model that this node is for: its memory is made ready while the node boots, as it is on a node that serves. */
+  weightBytes: number;
 };
 
 export type Line = { at: number; component: string; msg: string } & Record<string, unknown>;
@@ -69,7 +73,8 @@ export async function startNode(options: NodeOptions): Promise<BenchNode> {
   const streamer = await start("weight-streamer", {
     GRPC_PORT: String(streamerPort),
     SEGMENT_DIR: segments,
-    MEMORY_BYTES_MAX: String(options.weightBytesMax),
+    MEMORY_BYTES_MAX: String(options.weightBytes + WEIGHT_ROOM_BYTES),
+    SPARE_BYTES: String(options.weightBytes + SPARE_ROOM_BYTES),
     DISK_BYTES_MAX: "0",
   });
   const agent = await start("node-agent", {

@@ -20,8 +20,6 @@ const SLEEP_TIMEOUT_MS = 60_000;
 const LEARN_TIMEOUT_MS = 60_000;
 const KNOWN_TIMEOUT_MS = 30_000;
 const KNOWN_POLL_MS = 100;
-/** Memory of a node beside the weights themselves. */
-const WEIGHT_ROOM_BYTES = 64e6;
 
 export type PilotlightOptions = {
   bucket: BenchBucket;
@@ -161,7 +159,7 @@ export class Pilotlight {
       imageConverterAddress,
       bucketUri: modelUri(linked, "platform"),
       env: bucket.env,
-      weightBytesMax: weightBytes + WEIGHT_ROOM_BYTES,
+      weightBytes,
     });
   }
 

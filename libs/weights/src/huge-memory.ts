@@ -42,7 +42,7 @@ const complaint = (error: unknown): string => {
 const HUGE_BLOCK_BYTES = 1024 * 1024;
 
 /** True where files of this folder get huge pages by themselves: tmpfs mounted with huge=always or huge=within_size. */
-function hasHugePages(directory: string): boolean {
+export function hasHugePages(directory: string): boolean {
   const path = join(directory, "huge-pages-probe");
   rmSync(path, { force: true });
   const descriptor = openSync(path, "wx", 0o600);

@@ -24,6 +24,9 @@ import { DatabaseSync } from "node:sqlite";
 import { promisify } from "node:util";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { Mover } from "@pilotlight/streamer";
+import { hasHugePages } from "./huge-memory.ts";
+import { createMappedFile } from "./mapped-file.ts";
 import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
 import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
@@ -43,6 +46,8 @@ export type SegmentFilesOptions = {
   reserveBytes: number;
   /** Group that may map the segments: that of the workers. Only root can give files to a group; undefined: nobody else. */
   readerGroupId?: number | undefined;
+  /** Receives bytes in place where shared memory has huge pages; small ones cost more to make than the copy that this saves. */
+  mover?: Pick<Mover, "map"> | undefined;
   /** Shared memory made ready for the next load; absent: each load has its own allocated as it goes. */
   spare?: SpareSource | undefined;
   /** Told when weights do not fit into shared memory and go to disk. */
@@ -72,6 +77,8 @@ class SegmentFiles implements SegmentMaker {
   readonly #disk: Owned;
   readonly #options: SegmentFilesOptions;
   readonly #spare: SpareShelf | undefined;
+  /** For shared memory; undefined: its files are written. */
+  readonly #mapper: Pick<Mover, "map"> | undefined;
   #names = 0;
 
   constructor(options: SegmentFilesOptions) {
@@ -83,9 +90,10 @@ class SegmentFiles implements SegmentMaker {
       this.#memory.lock.close();
       throw error;
     }
-    const { spare, readerGroupId } = options;
-    if (spare === undefined) return;
+    const { mover, spare, readerGroupId } = options;
     const { directory } = this.#memory;
+    this.#mapper = mover !== undefined && hasHugePages(directory) ? mover : undefined;
+    if (spare === undefined) return;
     this.#spare = new SpareShelf({ ...spare, directory, readerGroupId });
     this.#prepareSpare();
   }
@@ -210,8 +218,9 @@ class SegmentFiles implements SegmentMaker {
 
   #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
     const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpare());
+    const mapper = place.kind === "memory" ? this.#mapper : undefined;
     try {
-      for (const { bytes } of weights) set.add(this.#newPath(place), bytes);
+      for (const { bytes } of weights) set.add(this.#newPath(place), bytes, mapper);
     } catch (error) {
       set.remove();
       throw toPlatformError(error);
@@ -293,15 +302,30 @@ class FileSet implements SegmentSet {
     this.#onRoom = onRoom;
   }
 
-  /** A segment in a file of its own. */
-  add(path: string, bytes: number): void {
+  /** A segment in a file of its own, mapped where there is a mapper. */
+  add(path: string, bytes: number, mapper: Pick<Mover, "map"> | undefined): void {
+    // Nothing can be mapped of an empty file.
+    const { descriptor, memory, close } =
+      mapper === undefined || bytes === 0
+        ? this.#createFile(path, bytes)
+        : createMappedFile({ path, bytes, readerGroupId: this.#readerGroupId, mover: mapper });
+    this.#push({ path, base: 0, bytes, descriptor, memory }, 1, close);
+    this.#hold(bytes, 0);
+  }
+
+  #createFile(path: string, bytes: number) {
     const descriptor = openSync(path, "wx", 0o640);
     const close = (): void => closeSync(descriptor);
-    this.#push({ path, base: 0, bytes, descriptor, memory: undefined }, 1, close);
-    if (this.#readerGroupId !== undefined)
-      fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
-    this.#hold(bytes, 0);
-    ftruncateSync(descriptor, bytes);
+    try {
+      if (this.#readerGroupId !== undefined)
+        fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
+      ftruncateSync(descriptor, bytes);
+    } catch (error) {
+      close();
+      rmSync(path, { force: true });
+      throw error;
+    }
+    return { descriptor, memory: undefined, close };
   }
 
   /** Segments for all of the weights in one file, whose pages are ready as far as the spare memory reaches. */

@@ -2,10 +2,10 @@
 // that takes it receives bytes straight into place; without it every page is allocated in the middle of the load, which costs
 // more than its bytes do. What was taken is used once, for one repository, and never given back: an engine may map it for as
 // long as it likes.
-import { closeSync, fchownSync, ftruncateSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { toPlatformError } from "@pilotlight/errors";
-import type { MappedMemory, Mover } from "@pilotlight/streamer";
+import type { Mover } from "@pilotlight/streamer";
+import { createMappedFile, type MappedFile } from "./mapped-file.ts";
 
 export type SpareSource = {
   /** Made ready for the next load: as much as the weights that are usually loaded. */
@@ -16,17 +16,10 @@ export type SpareSource = {
   onFailure: (reason: string) => void;
 };
 
-/** Taken, with everything that belongs to it. */
-export type SpareMemory = {
-  path: string;
-  descriptor: number;
-  memory: MappedMemory;
+/** Taken. */
+export type SpareMemory = MappedFile & {
   /** From the beginning. */
   bytesReady: number;
-  /** Ends writing: the mapping and the descriptor go, the file stays. */
-  close(): void;
-  /** The file goes too. */
-  discard(): void;
 };
 
 /** Taking it for less would waste most of it. */
@@ -34,7 +27,7 @@ const USE_SHARE_MIN = 1 / 16;
 
 export class SpareShelf {
   readonly #options: SpareSource & { directory: string; readerGroupId: number | undefined };
-  #spare: Omit<SpareMemory, "bytesReady"> | undefined;
+  #spare: MappedFile | undefined;
   #bytesReady = 0;
   #names = 0;
   #closed = false;
@@ -61,7 +54,7 @@ export class SpareShelf {
   prepare(onReady: (bytes: number) => void): void {
     if (this.#spare !== undefined || this.#closed) return;
     const { onFailure } = this.#options;
-    let spare: Omit<SpareMemory, "bytesReady">;
+    let spare: MappedFile;
     try {
       spare = this.#create();
     } catch (error) {
@@ -100,27 +93,8 @@ export class SpareShelf {
     this.discard();
   }
 
-  #create(): Omit<SpareMemory, "bytesReady"> {
+  #create(): MappedFile {
     const { directory, bytes, readerGroupId, mover } = this.#options;
-    const path = join(directory, `spare-${++this.#names}`);
-    const descriptor = openSync(path, "wx+", 0o640);
-    try {
-      if (readerGroupId !== undefined) fchownSync(descriptor, process.getuid?.() ?? 0, readerGroupId);
-      ftruncateSync(descriptor, bytes);
-      const memory = mover.map(descriptor, bytes);
-      const close = (): void => {
-        memory.close();
-        closeSync(descriptor);
-      };
-      const discard = (): void => {
-        close();
-        rmSync(path, { force: true });
-      };
-      return { path, descriptor, memory, close, discard };
-    } catch (error) {
-      closeSync(descriptor);
-      rmSync(path, { force: true });
-      throw error;
-    }
+    return createMappedFile({ path: join(directory, `spare-${++this.#names}`), bytes, readerGroupId, mover });
   }
 }

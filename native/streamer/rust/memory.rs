@@ -1,5 +1,6 @@
 //! A shared mapping of a file in memory, and its pages made ready ahead of need. A page that is there already takes received
-//! bytes in one copy; one that is not costs its allocation, on a virtual machine perhaps its host's too, in the middle of a load.
+//! bytes in one copy; one that is not is made when its place is asked for, in the middle of a load, which costs its allocation,
+//! on a virtual machine perhaps its host's too.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const STEP_BYTES: usize = 32 << 20;
 /// Of the thread that makes pages ready: whoever serves goes first.
 const NICE: libc::c_int = 19;
+/// What madvise's addresses are multiples of, on machines of any page size.
+const PAGE_BYTES: usize = 64 * 1024;
 
 pub struct Memory {
     start: NonNull<u8>,
@@ -57,19 +60,26 @@ impl Memory {
         let mut done = 0;
         while done < self.bytes && !self.stopped.load(Ordering::Acquire) {
             let step = STEP_BYTES.min(self.bytes - done);
-            // SAFETY: inside the mapping. Pages beyond the file's end are an error here, not a signal.
-            let outcome = unsafe {
-                libc::madvise(
-                    self.start.as_ptr().add(done).cast(),
-                    step,
-                    libc::MADV_POPULATE_WRITE,
-                )
-            };
-            if outcome != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            self.make_pages(done, done + step)?;
             done += step;
             self.ready.store(done, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Both ends inside the mapping.
+    fn make_pages(&self, begin: usize, end: usize) -> io::Result<()> {
+        let page = begin - begin % PAGE_BYTES;
+        // SAFETY: inside the mapping. Pages beyond the file's end are an error here, not a signal.
+        let outcome = unsafe {
+            libc::madvise(
+                self.start.as_ptr().add(page).cast(),
+                end - page,
+                libc::MADV_POPULATE_WRITE,
+            )
+        };
+        if outcome != 0 {
+            return Err(io::Error::last_os_error());
         }
         Ok(())
     }
@@ -83,7 +93,7 @@ impl Memory {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// A place for received bytes; `None` where pages are missing.
+    /// A place for received bytes, with its pages; `None` where they cannot be made (a full file system, an old kernel).
     ///
     /// # Safety
     /// The file still reaches to the end of the place, and nobody else has this place while the slice lives.
@@ -91,8 +101,9 @@ impl Memory {
     pub unsafe fn slice(&self, offset: u64, length: u64) -> Option<&mut [u8]> {
         let begin = usize::try_from(offset).ok()?;
         let length = usize::try_from(length).ok()?;
-        if begin.checked_add(length)? > self.ready() {
-            return None;
+        let end = begin.checked_add(length).filter(|end| *end <= self.bytes)?;
+        if end > self.ready() {
+            self.make_pages(begin, end).ok()?;
         }
         // SAFETY: inside the mapping and its pages are there; exclusive by the caller's promise.
         Some(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(begin), length) })
@@ -130,13 +141,17 @@ mod tests {
     const BYTES: usize = STEP_BYTES + 12_345;
 
     #[test]
-    fn places_are_given_once_their_pages_are_ready_and_reach_the_file() {
+    fn places_reach_the_file_whether_their_pages_were_made_ready_or_not() {
         let file = nameless_file(BYTES as u64);
         let memory = Memory::map(file.as_raw_fd(), BYTES).unwrap();
         // SAFETY: one place at a time.
-        assert!(unsafe { memory.slice(0, 1) }.is_none());
+        unsafe { memory.slice(7, 4) }.unwrap().copy_from_slice(b"head");
+        assert_eq!(memory.ready(), 0);
         memory.populate().unwrap();
         assert_eq!(memory.ready(), BYTES);
+        let mut head = [0; 4];
+        file.read_exact_at(&mut head, 7).unwrap();
+        assert_eq!(&head, b"head");
         let place = unsafe { memory.slice(BYTES as u64 - 4, 4) }.unwrap();
         place.copy_from_slice(b"tail");
         let mut read = [0; 4];
@@ -152,6 +167,14 @@ mod tests {
         let memory = Memory::map(file.as_raw_fd(), 2 * STEP_BYTES).unwrap();
         assert!(memory.populate().is_err());
         assert_eq!(memory.ready(), STEP_BYTES);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_has_no_place_rather_than_a_signal() {
+        let file = nameless_file(BYTES as u64);
+        let memory = Memory::map(file.as_raw_fd(), BYTES).unwrap();
+        file.set_len(BYTES as u64 / 2).unwrap();
+        assert!(unsafe { memory.slice(BYTES as u64 - 4, 4) }.is_none());
     }
 
     #[test]

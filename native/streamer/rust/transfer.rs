@@ -35,7 +35,7 @@ pub struct Request {
     pub file: RawFd,
     /// Where in the file the range begins.
     pub position: u64,
-    /// The file's mapped beginning: where it has pages, bytes go straight there.
+    /// The file's mapped beginning: bytes are received there where its pages are or can be made, else written.
     pub memory: Option<Arc<Memory>>,
     pub checksums: Option<Checksums>,
 }

@@ -18,7 +18,7 @@ export type MoveRequest = {
   file: number;
   /** Where in the file the range begins. */
   position: number;
-  /** The file's mapped memory: where its pages are ready, bytes go straight there. */
+  /** The file's mapped memory: bytes are received there where its pages are or can be made, else written to the file. */
   memory: MappedMemory | null;
   /** CRC-32 of each block of the range, in order; the range begins on a block. */
   checksums: { blockBytes: number; blocks: Uint32Array } | null;

@@ -147,7 +147,7 @@ describe("moving", () => {
     ).rejects.toMatchObject({ code: "corrupt" });
     memory.close();
   });
-  test("memory that is not ready, or given up, costs a copy and nothing else", async () => {
+  test("memory that was not made ready, or was given up, takes the same bytes", async () => {
     ftruncateSync(file, BYTES.byteLength);
     const memory = mover.map(file, BYTES.byteLength);
     await mover.move(request({ memory, length: 1_000_000 }), never);

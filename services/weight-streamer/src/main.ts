@@ -20,7 +20,6 @@ await runService({
   logFields: ({ nodeId }) => ({ nodeId }),
   async start(context) {
     const settings = context.config;
-    const bus = await connectServiceBus(context, "weight_streamer");
     const userId = process.getuid?.() ?? 0;
     const memoryDir =
       settings.segmentDir === "" ? `/dev/shm/pilotlight-${userId}-${settings.nodeId}` : settings.segmentDir;
@@ -36,6 +35,7 @@ await runService({
       disk: { directory: join(settings.stateDir, "segments"), bytesMax: settings.diskBytesMax },
       reserveBytes: settings.reserveBytes,
       readerGroupId: userId === 0 ? settings.readerGroupId : undefined,
+      mover: reader.mover,
       spare:
         reader.mover === undefined || settings.spareBytes === 0
           ? undefined
@@ -50,6 +50,8 @@ await runService({
     });
     context.onStop("segments", () => segments.close());
     context.onStop("reader", reader.close);
+    // After the memory, which a node that boots makes ready before there is a network.
+    const bus = await connectServiceBus(context, "weight_streamer");
     const peering = createPeering(bus, reader.mover, settings);
     const cache = new WeightCache({
       openStore,

@@ -15,12 +15,14 @@ import {
   listObjects,
   openRangeReader,
   openSegmentFiles,
+  type RangeReader,
   readRange,
   readRepository,
   type SegmentFilesOptions,
   type SpareSource,
   type WeightsEvent,
 } from "@pilotlight/weights";
+import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Lease, WeightCache, type WeightCacheOptions } from "./weight-cache.ts";
 
@@ -40,12 +42,16 @@ const native = openRangeReader({
   },
 });
 
-describe.each([
-  ["the plain reader", readRange, 0],
-  ["the native reader", native.readRange, 0],
+const WAYS: [string, RangeReader, number, boolean][] = [
+  ["the plain reader", readRange, 0, false],
+  ["the native reader", native.readRange, 0, false],
   // Less than the model has, so that both ways into a segment are gone.
-  ["the native reader into memory that is ready", native.readRange, 7 * MiB],
-])("with %s", (_reader, rangeReader, spareBytes) => {
+  ["the native reader into memory that is ready", native.readRange, 7 * MiB, false],
+];
+// Only root can mount such memory.
+if (process.geteuid?.() === 0) WAYS.push(["the native reader into huge pages", native.readRange, 0, true]);
+
+describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => {
   let folder: string;
   let repository: string;
   let server: Server;
@@ -82,16 +88,19 @@ describe.each([
       await cache.close();
       close();
     }
+    if (hugePages) unmountHugeMemory(places().memory);
   });
 
   const source = () => `http://127.0.0.1:${(server.address() as { port: number }).port}/`;
   const places = () => ({ memory: join(folder, `memory-${count}`), disk: join(folder, `disk-${count}`) });
 
   function makeCache(segments: Partial<SegmentFilesOptions> = {}, options: Partial<WeightCacheOptions> = {}) {
+    if (hugePages) mountHugeMemory(places().memory);
     const maker = openSegmentFiles({
       memory: { directory: places().memory, bytesMax: 100 * MiB },
       disk: { directory: places().disk, bytesMax: 100 * MiB },
       reserveBytes: 0,
+      mover: native.mover,
       spare: spareBytes === 0 || native.mover === undefined ? undefined : spareOf(native.mover),
       ...segments,
     });
