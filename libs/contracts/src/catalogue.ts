@@ -6,11 +6,13 @@
 //            `log` log batches
 //   context  the service that speaks
 //   key      what the event is about; consumers filter by it. Each token is checked by `keyToken`.
+import { hash } from "node:crypto";
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
 import { PlatformError } from "@pilotlight/errors";
 import { ScaleDecidedSchema } from "./gen/pilotlight/events/v1/autoscaler_pb.js";
 import {
   ApplicationDeletedSchema,
+  ModelPermissionSetSchema,
   VersionActivationRequestedSchema,
   VersionCreatedSchema,
 } from "./gen/pilotlight/events/v1/control_pb.js";
@@ -95,6 +97,17 @@ export const EVENTS = {
     keyNames: ["application"],
     keyOf: (m) => [m.application],
     summary: "An application and everything it runs is to go.",
+  }),
+  modelPermissionSet: define({
+    kind: "doc",
+    context: "control",
+    entity: "model_permission",
+    event: "set",
+    schema: ModelPermissionSetSchema,
+    // A URI cannot be part of a subject.
+    keyNames: ["source_sha256"],
+    keyOf: (m) => [hash("sha256", m.source)],
+    summary: "Whether replicas that start from now on may load a model.",
   }),
   imageWanted: define({
     kind: "evt",

@@ -25,7 +25,7 @@ export const config = defineConfig("control", {
   ),
   modelsApprovedOnly: flag(
     false,
-    "Deploy only models that somebody approved (`pilotlight model approve`), as they were when that was done.",
+    "Deploy only models that somebody approved (`pilotlight model approve`), as they were when that was done; one whose approval is taken back is given to no new replica.",
   ),
   bucketTimeoutMs: durationMs(3_000, "Longest wait for a model's record in a bucket.", { min: 50 }),
   workerImage: text(

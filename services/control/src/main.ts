@@ -17,6 +17,7 @@ import { modelRoutes } from "./handlers/routes/models.ts";
 import { replicaRoutes } from "./handlers/routes/replicas.ts";
 import { statusRoutes } from "./handlers/routes/status.ts";
 import { streamRoutes } from "./handlers/routes/streams.ts";
+import { sayPermissions } from "./operations/model-permission.ts";
 
 await runService({
   config: schema,
@@ -33,6 +34,7 @@ await runService({
     const models = createModelRecords(config);
     const world: World = { store, outbox, live: createLiveView(config), models, now: Date.now };
     context.onStop("events", await listenToEvents(world, bus));
+    await sayPermissions(world, config);
     context.onStop("history", startHistorySweep(store, config));
 
     const peers = connectPeers(config);
@@ -40,7 +42,7 @@ await runService({
     const door = await createApiDoor({ requestTimeoutMs: config.requestTimeoutMs, callers });
     applicationRoutes(door, world, config);
     replicaRoutes(door, world);
-    modelRoutes(door, world);
+    modelRoutes(door, world, config);
     statusRoutes(door, world, config, peers);
     decisionRoutes(door, peers);
     streamRoutes(door, bus, peers, config);

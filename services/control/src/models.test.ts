@@ -2,6 +2,8 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { connectBus, watchDocuments } from "@pilotlight/bus";
+import { EVENTS, type ModelPermissionSet } from "@pilotlight/contracts";
 import { type ControlClient, controlClient } from "@pilotlight/control-api";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
@@ -19,6 +21,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 let folder: string;
 let nats: TestServer;
 let postgres: TestPostgres;
+let port: number;
+let database: string;
 let service: ServiceProcess;
 let alice: ControlClient;
 let bob: ControlClient;
@@ -38,19 +42,25 @@ deployments:
     engine: { kind: embedded }
 `;
 
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "control-models-"));
-  [nats, postgres] = await Promise.all([startTestNats(), startTestPostgres()]);
-  const port = await freePort();
-  await writeFile(join(folder, "tokens"), "# who may call\nalice alices-secret\nbob   bobs-secret\n");
+async function start(settings: Record<string, string> = {}): Promise<void> {
   service = await startServiceProcess(new URL("./main.ts", import.meta.url), {
     NATS_URL: nats.url,
-    POSTGRES_URL: await postgres.database(),
+    POSTGRES_URL: database,
     HTTP_PORT: String(port),
     BUCKET_URI: `file://${folder}/bucket`,
     API_TOKEN_FILE: join(folder, "tokens"),
     MODELS_APPROVED_ONLY: "true",
+    ...settings,
   });
+  await service.logged((line) => line.msg === "serving the API");
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "control-models-"));
+  [nats, postgres] = await Promise.all([startTestNats(), startTestPostgres()]);
+  [port, database] = [await freePort(), await postgres.database()];
+  await writeFile(join(folder, "tokens"), "# who may call\nalice alices-secret\nbob   bobs-secret\n");
+  await start();
   const client = (token: string) =>
     controlClient({ url: `http://127.0.0.1:${port}`, token, timeoutMs: 10_000 });
   [alice, bob] = [client("alices-secret"), client("bobs-secret")];
@@ -112,6 +122,36 @@ test("an approval that was taken back stops deployments and returns to it, not w
   await expect(bob.rollback("third", 1)).rejects.toThrow(/nobody has approved/);
 });
 
+test("nodes are told which model may not be loaded any more, in their words, and when it may again", async () => {
+  await add("recalled");
+  await alice.approveModel("bucket://models/recalled", "");
+  const bus = await connectBus({
+    url: nats.url,
+    service: "node",
+    connectTimeoutMs: 5_000,
+    streamReplicas: 1,
+  });
+  const told: ModelPermissionSet[] = [];
+  const source = `file://${folder}/bucket/models/recalled`;
+  const watch = await watchDocuments(bus, EVENTS.modelPermissionSet, {}, (message) => {
+    if (message.source === source) told.push(message);
+  });
+  const last = () => told.at(-1);
+  await bob.revokeModel("bucket://models/recalled");
+  await expect.poll(last).toMatchObject({ source, withdrawn: true, withdrawnBy: "bob" });
+  // Whether approval is asked for is a setting, which may change between two lives of the service.
+  await service.stop();
+  await start({ MODELS_APPROVED_ONLY: "false" });
+  await expect.poll(last).toMatchObject({ withdrawn: false });
+  await service.stop();
+  await start();
+  await expect.poll(last).toMatchObject({ withdrawn: true });
+  await alice.approveModel("bucket://models/recalled", "looked at again");
+  await expect.poll(last).toMatchObject({ withdrawn: false });
+  await watch.close();
+  await bus.close();
+});
+
 test("weights that the embedded engine cannot run are refused before anything starts", async () => {
   const { record } = await add("quantised");
   const changed = { ...record, quantisation: { scheme: "int4", groupSize: 128, format: "pack-quantized" } };
@@ -126,7 +166,6 @@ test("weights that the embedded engine cannot run are refused before anything st
 test("what was never added cannot be approved, and nobody approves without a token", async () => {
   await expect(alice.approveModel("bucket://models/none", "")).rejects.toMatchObject({ code: "notFound" });
   await expect(alice.approveModel("none", "")).rejects.toMatchObject({ code: "invalidArgument" });
-  const port = new URL(String((await service.logged((line) => line.msg === "serving the API")).url)).port;
   const stranger = controlClient({ url: `http://127.0.0.1:${port}`, token: "guess", timeoutMs: 5_000 });
   await expect(stranger.approveModel("bucket://models/one", "")).rejects.toMatchObject({
     code: "unauthenticated",

@@ -1,12 +1,13 @@
 // The weight streamer: parts and how they are wired.
 import { join } from "node:path";
-import { connectServiceBus, consumeIdempotent } from "@pilotlight/bus";
-import { WeightStreamerService } from "@pilotlight/contracts";
+import { connectServiceBus, consumeIdempotent, watchDocuments } from "@pilotlight/bus";
+import { EVENTS, WeightStreamerService } from "@pilotlight/contracts";
 import { openStore } from "@pilotlight/object-store";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openRangeReader, openSegmentFiles } from "@pilotlight/weights";
 import { config } from "./config.ts";
 import { WeightCache } from "./domain/index.ts";
+import { WithdrawnModels } from "./domain/withdrawn-models.ts";
 import { createAdmission, onReplicaWanted } from "./handlers/admission.ts";
 import { createFindForRank } from "./handlers/find-for-rank.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
@@ -74,7 +75,13 @@ await runService({
       { replicaWanted: (event) => onReplicaWanted(assignments, event) },
     );
     context.onStop("orders", orders.close);
-    const admit = createAdmission({ ...settings, assignments });
+    const withdrawn = new WithdrawnModels();
+    const permissions = await watchDocuments(bus, EVENTS.modelPermissionSet, {}, (message) =>
+      withdrawn.note(message),
+    );
+    context.onStop("permissions", permissions.close);
+    await permissions.current;
+    const admit = createAdmission({ ...settings, assignments, withdrawn });
     const find = createFindForRank(openStore);
     const hints = await consumeIdempotent(
       bus,
@@ -82,7 +89,8 @@ await runService({
       { name: `hints_${settings.nodeId}`, keys: { node: settings.nodeId }, from: "beginning" },
       {
         weightsWanted(hint, _, { publishedAt }) {
-          if (Date.now() - publishedAt <= settings.hintAgeMsMax) onWeightsWanted(cache, hint, reporter);
+          if (Date.now() - publishedAt <= settings.hintAgeMsMax)
+            onWeightsWanted({ cache, withdrawn, reporter }, hint);
         },
       },
     );

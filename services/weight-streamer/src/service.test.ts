@@ -69,13 +69,15 @@ async function load(source: string): Promise<Load> {
   const lease = new AbortController();
   const tensors: TensorReady[] = [];
   let opened: WeightsOpened | undefined;
-  for await (const { event } of client.loadWeights({ source, replicaId: "r1" }, { signal: lease.signal })) {
+  const stream = client.loadWeights({ source, replicaId: "r1" }, { signal: lease.signal });
+  // The open stream is the lease; leaving a loop over it would close it.
+  const events = stream[Symbol.asyncIterator]();
+  for (let next = await events.next(); next.done !== true; next = await events.next()) {
+    const { event } = next.value;
     if (event.case === "opened") opened = event.value;
     if (event.case === "tensor") tensors.push(event.value);
-    if (event.case === "complete" && opened !== undefined) {
-      // The stream must stay open for the lease; leaving the loop would close it.
+    if (event.case === "complete" && opened !== undefined)
       return { opened, tensors, bytesFetched: event.value.bytesFetched, release: () => lease.abort() };
-    }
   }
   throw new Error("the stream ended early");
 }
@@ -286,6 +288,42 @@ describe("the weight streamer", () => {
     await service.stop();
     client.close();
     await start();
+  });
+  test("a model whose approval was taken back is given to nobody any more; who has it keeps it", async () => {
+    const [source, hinted] = [await model("withdrawn"), await model("withdrawn-hinted")];
+    const running = await load(source);
+    const say = (name: string, withdrawn: boolean) =>
+      publish(bus, EVENTS.modelPermissionSet, { source: name, withdrawn, withdrawnBy: "alice" });
+    for (const name of [hinted, source]) await say(name, true);
+    const again = () =>
+      load(source).then(
+        ({ release }) => release(),
+        (error) => error,
+      );
+    await expect.poll(again).toMatchObject({
+      code: "preconditionFailed",
+      field: "deployments.model.source",
+      message: expect.stringContaining(`${source} was taken back by alice`),
+      remedy: expect.stringContaining("pilotlight model approve"),
+    });
+    expect(readFileSync((running.tensors[0] as TensorReady).path).length).toBeGreaterThan(0);
+    const pins = async () =>
+      (await client.listWeights({})).weights.find((held) => held.source === source)?.pins;
+    expect(await pins()).toBe(1);
+    // Nor is it fetched ahead.
+    await publish(bus, EVENTS.weightsWanted, { nodeId: "n1", source: hinted });
+    await expect
+      .poll(() => failed.find((event) => event.source === hinted)?.failure?.code)
+      .toBe("preconditionFailed");
+    expect((await client.listWeights({})).weights.some((held) => held.source === hinted)).toBe(false);
+    // A streamer that starts anew knows it still, until it is approved again.
+    running.release();
+    await service.stop();
+    client.close();
+    await start();
+    expect(await again()).toMatchObject({ code: "preconditionFailed" });
+    await say(source, false);
+    await expect.poll(again).toBeUndefined();
   });
   test("ranks of a model that was cut for them get what is theirs, whole and in one piece", async () => {
     const from = `file://${folder}/models/to-cut`;

@@ -111,7 +111,10 @@ Examples:
         .description("Lets a model be deployed, as it is now, in the name that PILOTLIGHT_TOKEN stands for.")
         .argument("<model>", MODEL)
         .option("--note <text>", "why, for whoever looks later", "")
-        .option("--revoke", "take the approval back; what runs goes on")
+        .option(
+          "--revoke",
+          "take the approval back; what runs goes on, replicas that start afterwards do not get it",
+        )
         .addHelpText(
           "after",
           "\nExample:\n  pilotlight model approve smollm2-135m-instruct --note 'terms checked'",

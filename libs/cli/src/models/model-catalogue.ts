@@ -62,7 +62,10 @@ export async function approve(context: Context, model: string, note: string): Pr
 /** Takes an approval back. */
 export async function revoke(context: Context, model: string): Promise<void> {
   const answer = await context.client.revokeModel(sourceOf(model));
-  context.show(answer, () => [`${answer.source} is no longer approved; what runs goes on`]);
+  context.show(answer, () => [
+    `${answer.source} is no longer approved`,
+    "What runs goes on; where only approved models may run, no replica loads it from now on.",
+  ]);
 }
 
 /** A bare name is a model in the platform's bucket. */

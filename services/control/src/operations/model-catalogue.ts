@@ -11,8 +11,10 @@ import {
   listApprovals,
   saveApproval,
 } from "../store/approvals.ts";
+import { deleteWithdrawal, saveWithdrawal, type WithdrawalRow } from "../store/withdrawals.ts";
+import { type PermissionSettings, sayPermitted, sayWithdrawn } from "./model-permission.ts";
 
-type Catalogue = Pick<World, "models" | "store" | "now">;
+type Catalogue = Pick<World, "models" | "store">;
 
 const APPROVALS_MAX = 10_000;
 
@@ -33,9 +35,10 @@ export async function showModel({ models, store }: Catalogue, source: string): P
   return view(await existing({ models }, source), await findApproval(store.sql, source));
 }
 
-/** Approves what the source holds now, in the caller's name. */
+/** Approves what the source holds now, in the caller's name; where its approval was taken back, replicas may load it again. */
 export async function approveModel(
-  { models, store, now }: Catalogue,
+  { models, outbox, now }: Pick<World, "models" | "outbox" | "now">,
+  settings: PermissionSettings,
   request: { source: string; note: string },
   caller: Caller,
 ): Promise<ModelView> {
@@ -49,14 +52,35 @@ export async function approveModel(
     note: request.note,
     entry,
   };
-  await saveApproval(store.sql, row);
+  await outbox.transaction(async (tx, publish) => {
+    await saveApproval(tx, row);
+    if (await deleteWithdrawal(tx, row.source)) sayPermitted(publish, settings, row.source);
+  });
   return view(entry, row);
 }
 
-/** Takes an approval back; what runs goes on. Throws `notFound` when there is none. */
-export async function revokeModel({ store }: Pick<World, "store">, source: string): Promise<void> {
-  if (await deleteApproval(store.sql, source)) return;
-  throw new PlatformError("notFound", `the model ${source} is not approved`, { field: "source" });
+/**
+ * Takes an approval back. What runs goes on; where only approved models may run, no replica that starts afterwards loads it.
+ * Throws `notFound` when there is none.
+ */
+export async function revokeModel(
+  { outbox, now }: Pick<World, "outbox" | "now">,
+  settings: PermissionSettings,
+  source: string,
+  caller: Caller,
+): Promise<void> {
+  const row: WithdrawalRow = {
+    source,
+    withdrawnBy: caller.name,
+    authenticated: caller.authenticated,
+    withdrawnAt: new Date(now()),
+  };
+  await outbox.transaction(async (tx, publish) => {
+    if (!(await deleteApproval(tx, source)))
+      throw new PlatformError("notFound", `the model ${source} is not approved`, { field: "source" });
+    await saveWithdrawal(tx, row);
+    sayWithdrawn(publish, settings, row);
+  });
 }
 
 async function existing({ models }: Pick<World, "models">, source: string): Promise<CatalogueEntry> {

@@ -2,9 +2,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { WithdrawnModels } from "../domain/withdrawn-models.ts";
 import { Assignments } from "../store/assignments.ts";
 import { createAdmission } from "./admission.ts";
 
+const withdrawn = new WithdrawnModels();
 const never = new AbortController().signal;
 let folder: string;
 let assignments: Assignments;
@@ -19,7 +21,7 @@ afterEach(async () => {
 });
 
 describe.each([true, false])("with strangers allowed: %s", (strangersAllowed) => {
-  const admission = () => createAdmission({ assignments, strangersAllowed, orderWaitMs: 200 });
+  const admission = () => createAdmission({ assignments, withdrawn, strangersAllowed, orderWaitMs: 200 });
 
   test("a replica may load its own weights only", async () => {
     await admission()("r1", "s3://models/a", never);
@@ -35,7 +37,7 @@ describe.each([true, false])("with strangers allowed: %s", (strangersAllowed) =>
 });
 
 test("strangers load where they may, and are refused by name where they may not", async () => {
-  const options = { assignments, orderWaitMs: 100 };
+  const options = { assignments, withdrawn, orderWaitMs: 100 };
   await createAdmission({ ...options, strangersAllowed: true })("tool", "s3://models/b", never);
   await expect(
     createAdmission({ ...options, strangersAllowed: false })("tool", "s3://models/b", never),
@@ -43,7 +45,7 @@ test("strangers load where they may, and are refused by name where they may not"
 });
 
 test("an order that comes after the question is waited for", async () => {
-  const asked = createAdmission({ assignments, strangersAllowed: false, orderWaitMs: 10_000 })(
+  const asked = createAdmission({ assignments, withdrawn, strangersAllowed: false, orderWaitMs: 10_000 })(
     "late",
     "s3://models/c",
     never,

@@ -1,17 +1,19 @@
-// Who may ask for what: a replica gets the weights that its version names, nothing else. Its order and its first question may
-// cross on their way here, so one that is not known yet is waited for.
+// Who may ask for what: a replica gets the weights that its version names, nothing else, and those only while their approval was not
+// taken back. Its order and its first question may cross on their way here, so one that is not known yet is waited for.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ReplicaWanted } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
+import type { WithdrawnModels } from "../domain/withdrawn-models.ts";
 import type { Assignments } from "../store/assignments.ts";
 
 const LOOK_INTERVAL_MS = 50;
 
-/** Throws permissionDenied. */
+/** Throws `permissionDenied`, or `preconditionFailed` for a model that may not be loaded any more. */
 export type Admission = (replicaId: string, source: string, signal: AbortSignal) => Promise<void>;
 
 export type AdmissionOptions = {
   assignments: Pick<Assignments, "sourceOf">;
+  withdrawn: Pick<WithdrawnModels, "check">;
   /** Serve people and tools too: whoever is no replica that this node was given. */
   strangersAllowed: boolean;
   /** How long a replica's order may come after its question. */
@@ -19,7 +21,7 @@ export type AdmissionOptions = {
 };
 
 export function createAdmission(options: AdmissionOptions): Admission {
-  const { assignments, strangersAllowed, orderWaitMs } = options;
+  const { assignments, withdrawn, strangersAllowed, orderWaitMs } = options;
   return async (replicaId, source, signal) => {
     let assigned = assignments.sourceOf(replicaId);
     for (let waited = 0; assigned === undefined && !strangersAllowed; waited += LOOK_INTERVAL_MS) {
@@ -43,6 +45,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
         remedy: "A replica loads what its version's model.source names.",
       });
     }
+    withdrawn.check(source);
   };
 }
 

@@ -5,11 +5,12 @@ import { parseModelSource } from "@pilotlight/spec";
 import * as z from "zod";
 import type { World } from "../../domain/world.ts";
 import { approveModel, listCatalogue, revokeModel, showModel } from "../../operations/model-catalogue.ts";
+import type { PermissionSettings } from "../../operations/model-permission.ts";
 import { type ApiDoor, ERRORS } from "./door.ts";
 
 const source = z.string().min(1).max(2_048);
 
-export function modelRoutes(door: ApiDoor, world: World): void {
+export function modelRoutes(door: ApiDoor, world: World, settings: PermissionSettings): void {
   door.get(
     "/v1/models",
     {
@@ -40,19 +41,20 @@ export function modelRoutes(door: ApiDoor, world: World): void {
         response: { 200: model, ...ERRORS },
       },
     },
-    ({ body, caller }) => approveModel(world, { ...body, source: checked(body.source) }, caller),
+    ({ body, caller }) => approveModel(world, settings, { ...body, source: checked(body.source) }, caller),
   );
   door.delete(
     "/v1/models/approvals",
     {
       schema: {
-        summary: "Takes an approval back. What runs goes on.",
+        summary:
+          "Takes an approval back. What runs goes on; where only approved models may run, no new replica loads it.",
         querystring: z.object({ source }),
         response: { 200: revoked, ...ERRORS },
       },
     },
-    async ({ query }) => {
-      await revokeModel(world, checked(query.source));
+    async ({ query, caller }) => {
+      await revokeModel(world, settings, checked(query.source), caller);
       return { source: query.source };
     },
   );

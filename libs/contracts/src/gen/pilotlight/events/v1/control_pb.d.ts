@@ -90,6 +90,45 @@ export declare type VersionActivationRequested = Message<"pilotlight.events.v1.V
 export declare const VersionActivationRequestedSchema: GenMessage<VersionActivationRequested>;
 
 /**
+ * Whether replicas that start from now on may load a model. The last one of each model is kept; a model without one may be loaded.
+ *
+ * @generated from message pilotlight.events.v1.ModelPermissionSet
+ */
+export declare type ModelPermissionSet = Message<"pilotlight.events.v1.ModelPermissionSet"> & {
+  /**
+   * As the specifications of versions name it.
+   *
+   * @generated from field: string source = 1;
+   */
+  source: string;
+
+  /**
+   * Its approval was taken back, and only approved models may run here.
+   *
+   * @generated from field: bool withdrawn = 2;
+   */
+  withdrawn: boolean;
+
+  /**
+   * Who took it back, and when.
+   *
+   * @generated from field: string withdrawn_by = 3;
+   */
+  withdrawnBy: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp withdrawn_at = 4;
+   */
+  withdrawnAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message pilotlight.events.v1.ModelPermissionSet.
+ * Use `create(ModelPermissionSetSchema)` to create a new message.
+ */
+export declare const ModelPermissionSetSchema: GenMessage<ModelPermissionSet>;
+
+/**
  * An application and everything it runs is to go.
  *
  * @generated from message pilotlight.events.v1.ApplicationDeleted
