@@ -23,11 +23,11 @@ export const config = defineConfig("image-converter", {
   archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
   garbageIntervalMs: durationMs(
     0,
-    "How often what no version of this platform needs is removed from the bucket; 0: never. For a bucket of its own only.",
+    "How often images and compile caches that no version of this platform needs are removed from the bucket; 0: never. For a bucket of its own only.",
   ),
   garbageGraceMs: durationMs(
     7 * 24 * 3_600_000,
-    "How long an image stays that no version needs; longer than any conversion.",
+    "How long an image or a compile cache stays that no version needs; longer than any conversion.",
     { min: 60_000 },
   ),
   workerImage: text("", "What `pilotlight://worker` stands for; it is never removed."),

@@ -1,14 +1,16 @@
-// Removes from the bucket, now and then, what no version and no recent start needs. Of several converters one does it.
+// Removes from the bucket, now and then, what no version and no recent start needs: images, and what engines compiled in them. Of
+// several converters one does it.
 // A start that was told of an image just before it went finds it missing and asks again (the node agent does): nothing that is
-// mounted is harmed, for packs outlive their last image by the grace period.
+// mounted is harmed, for packs outlive their last image by the grace period. One that loses its compile cache compiles again.
 import { watchDocuments } from "@pilotlight/bus";
+import { collectCompileCaches } from "@pilotlight/compile-caches";
 import { type BoundsSet, EVENTS } from "@pilotlight/contracts";
 import { toPlatformError } from "@pilotlight/errors";
 import { collectGarbage } from "@pilotlight/image-conversion";
 import type { ObjectStore } from "@pilotlight/object-store";
 import type { Store } from "@pilotlight/store";
 import { counter, logger } from "@pilotlight/telemetry";
-import { digestsInUse, imagesOfVersions } from "./domain/images-in-use.ts";
+import { cacheSpecificationsOfVersions, digestsInUse, imagesOfVersions } from "./domain/images-in-use.ts";
 import { listUses } from "./store/conversions.ts";
 
 export type GarbageConfig = {
@@ -27,9 +29,13 @@ export type GarbagePorts = {
 /** Goodbye to the database. */
 const END_TIMEOUT_S = 1;
 
-const deleted = counter({
+const deletedOfImages = counter({
   name: "pilotlight_image_garbage_bytes_total",
-  help: "Bytes that garbage collection removed from the bucket.",
+  help: "Bytes of images that garbage collection removed from the bucket.",
+});
+const deletedOfCaches = counter({
+  name: "pilotlight_compile_cache_garbage_bytes_total",
+  help: "Bytes of compile caches that garbage collection removed from the bucket.",
 });
 
 /** Starts collecting; returns how to stop. */
@@ -67,19 +73,24 @@ async function collectOnce(ports: GarbagePorts, config: GarbageConfig, signal: A
     const [row] = await session<{ ours: boolean }[]>`
       select pg_try_advisory_lock(hashtextextended('image_converter.garbage', 0)) as ours`;
     if (row?.ours !== true) return;
-    const ofVersions = imagesOfVersions(await boundsNow(ports, signal), config.workerImage);
+    const bounds = await boundsNow(ports, signal);
     const now = Date.now();
-    const graceMs = config.garbageGraceMs;
-    const inUse = digestsInUse(await listUses(store.sql), ofVersions, now, graceMs);
-    const report = await collectGarbage({
-      bucket,
-      inUse,
-      graceMs,
+    const { workerImage, garbageGraceMs: graceMs } = config;
+    const images = digestsInUse(
+      await listUses(store.sql),
+      imagesOfVersions(bounds, workerImage),
       now,
-      signal: AbortSignal.any([signal, lost.signal]),
-    });
-    deleted.inc({}, report.deletedBytes);
-    if (report.deletedBytes > 0) logger("garbage").info("collected", { ...report, imagesInUse: inUse.size });
+      graceMs,
+    );
+    const common = { bucket, graceMs, now, signal: AbortSignal.any([signal, lost.signal]) };
+    const ofImages = await collectGarbage({ ...common, inUse: images });
+    deletedOfImages.inc({}, ofImages.deletedBytes);
+    const caches = { specifications: cacheSpecificationsOfVersions(bounds), manifestDigests: images };
+    const ofCaches = await collectCompileCaches({ ...common, inUse: caches });
+    deletedOfCaches.inc({}, ofCaches.deletedBytes);
+    if (ofImages.deletedBytes > 0)
+      logger("garbage").info("collected", { ...ofImages, imagesInUse: images.size });
+    if (ofCaches.deletedBytes > 0) logger("garbage").info("compile caches collected", ofCaches);
   } finally {
     await session.end({ timeout: END_TIMEOUT_S }).catch(() => {});
   }

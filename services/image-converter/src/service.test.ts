@@ -1,8 +1,24 @@
+import { createHash } from "node:crypto";
 import { mkdtemp, readdir, rm, utimes } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Bus, connectBus, consumeIdempotent, publish } from "@pilotlight/bus";
-import { EVENTS, ImageConverterService, type ImageFailed, type ImageReady } from "@pilotlight/contracts";
+import {
+  archiveKey,
+  compileCacheKey,
+  formatRecord,
+  recordKey,
+  specificationOf,
+} from "@pilotlight/compile-caches";
+import {
+  create,
+  DeploymentSpecSchema,
+  EVENTS,
+  ImageConverterService,
+  type ImageFailed,
+  type ImageReady,
+} from "@pilotlight/contracts";
+import { openStore as openBucket } from "@pilotlight/object-store";
 import { writeOciLayout } from "@pilotlight/oci";
 import { type GrpcClient, grpcClient } from "@pilotlight/service";
 import { openStore } from "@pilotlight/store";
@@ -175,6 +191,46 @@ describe("the image converter", () => {
     // What is gone is converted again when somebody needs it.
     expect((await ensure(forgotten)).manifestDigest).toBe(digests[1]);
     expect(await objects()).toContain(digests[1]?.slice(7));
+  });
+  test("removes what engines compiled for versions that are gone", async () => {
+    const image = await layout("engine", 300_000);
+    const { manifestDigest } = await ensure(image);
+    const deployment = create(DeploymentSpecSchema, {
+      name: "main",
+      image,
+      compileCache: { variables: ["TRITON_CACHE_DIR"], sizeMaxMib: 1, key: "" },
+    });
+    const bucket = openBucket(environment.BUCKET_URI ?? "");
+    const save = async (application: string) => {
+      const specification = specificationOf(application, deployment) ?? "";
+      const key = compileCacheKey(specification, manifestDigest, { acceleratorKind: "", cpu: "" });
+      const archive = createHash("sha256").update(application).digest("hex");
+      const owner = { application, deployment: "main", specification, manifestDigest };
+      await bucket.put(archiveKey(key, archive), application);
+      await bucket.put(recordKey(key), formatRecord({ ...owner, archive, bytes: 1, files: 1 }));
+      return key;
+    };
+    const [kept, gone] = [await save("compiled"), await save("left")];
+    await publish(bus, EVENTS.boundsSet, {
+      application: "compiled",
+      generation: 1n,
+      versions: [{ version: 1, spec: { application: "compiled", deployments: [deployment] } }],
+    });
+    // Seen unused two grace periods ago.
+    await bucket.put(
+      "garbage/compile-caches.json",
+      JSON.stringify({ [gone]: Date.now() - 14 * 24 * 3_600_000 }),
+    );
+    await service.stop();
+    await makeOlder();
+    environment.GARBAGE_INTERVAL_MS = "300";
+    await start();
+    const objects = async () => (await Array.fromAsync(bucket.list({ prefix: "compile-caches/" }))).length;
+    await expect.poll(objects).toBe(2);
+    expect(await bucket.head(recordKey(kept))).toBeDefined();
+    delete environment.GARBAGE_INTERVAL_MS;
+    await service.stop();
+    await start();
   });
   test("stops cleanly when told to", async () => {
     expect(await service.stop()).toBe(0);

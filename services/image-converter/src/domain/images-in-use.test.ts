@@ -1,6 +1,6 @@
-import type { BoundsSet } from "@pilotlight/contracts";
+import { type BoundsSet, BoundsSetSchema, create } from "@pilotlight/contracts";
 import { expect, test } from "vitest";
-import { digestsInUse, imagesOfVersions } from "./images-in-use.ts";
+import { cacheSpecificationsOfVersions, digestsInUse, imagesOfVersions } from "./images-in-use.ts";
 
 const HOUR_MS = 3_600_000;
 const bounds = (...images: string[]) =>
@@ -24,4 +24,17 @@ test("the platform's own worker stays, whatever versions call it", () => {
     new Set(["oci:///worker", "own"]),
   );
   expect(imagesOfVersions([], "oci:///worker")).toEqual(new Set(["oci:///worker"]));
+});
+
+test("compile caches of versions that keep some are known by what these say of them", () => {
+  const version = (name: string, variables: string[]) => ({
+    version: 1,
+    spec: { deployments: [{ name, compileCache: { variables } }] },
+  });
+  const said = create(BoundsSetSchema, {
+    application: "app",
+    versions: [version("one", ["A"]), version("same", []), version("one", ["A"]), version("two", ["A"])],
+  });
+  expect(cacheSpecificationsOfVersions([said]).size).toBe(2);
+  expect(cacheSpecificationsOfVersions([said, { ...said, application: "other" }]).size).toBe(4);
 });

@@ -1,4 +1,5 @@
-// Which converted images have to stay.
+// Which converted images and compile caches have to stay.
+import { specificationOf } from "@pilotlight/compile-caches";
 import type { BoundsSet } from "@pilotlight/contracts";
 
 /** What `pilotlight://worker` (or nothing) stands for is a setting. */
@@ -26,4 +27,16 @@ export function digestsInUse(
 ): Set<string> {
   const inUse = uses.filter(({ image, askedAt }) => ofVersions.has(image) || now - askedAt <= graceMs);
   return new Set(inUse.map(({ manifestDigest }) => manifestDigest));
+}
+
+/** What the same versions say of their compile caches. */
+export function cacheSpecificationsOfVersions(bounds: Iterable<BoundsSet>): Set<string> {
+  const specifications = new Set<string>();
+  for (const { application, versions } of bounds)
+    for (const { spec } of versions)
+      for (const deployment of spec?.deployments ?? []) {
+        const specification = specificationOf(application, deployment);
+        if (specification !== undefined) specifications.add(specification);
+      }
+  return specifications;
 }

@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import { readdir, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { CompileCacheOutcome, ReplicaPhase, type ReplicaStatus } from "@pilotlight/contracts";
 import { startTestNats, type TestServer } from "@pilotlight/testing";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
@@ -22,6 +22,10 @@ afterEach(() => node.killWorkers());
 
 const CACHE = { variables: ["TEST_COMPILE_CACHE"], sizeMaxMib: 1, key: "" };
 const archives = () => join(node.home, "bucket/compile-caches/archives");
+const archivePaths = () =>
+  readdirSync(archives(), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => join(parentPath, name));
 
 /** Starts a replica and waits until it is ready. */
 async function start(name: string, cache: Partial<typeof CACHE> = {}): Promise<ReplicaStatus> {
@@ -64,7 +68,7 @@ test("another key, such as another engine's version, is another cache", async ()
 });
 
 test("a broken archive is no reason for a failed start, and is replaced", async () => {
-  for (const name of readdirSync(archives())) await writeFile(join(archives(), name), "not what it was");
+  for (const path of archivePaths()) await writeFile(path, "not what it was");
   await forget();
   expect((await start("broken")).compileCache?.outcome).toBe(CompileCacheOutcome.BROKEN);
   expect(await found("broken")).toEqual([]);
@@ -73,9 +77,28 @@ test("a broken archive is no reason for a failed start, and is replaced", async 
   expect((await start("repaired")).compileCache?.outcome).toBe(CompileCacheOutcome.HIT);
 });
 
+test("an archive that is gone is one that never was, and others of the same cache do not pile up", async () => {
+  const [archive] = archivePaths();
+  const folder = dirname(String(archive));
+  await rm(String(archive));
+  for (const digit of ["1", "2", "3"])
+    await writeFile(join(folder, `${digit.repeat(64)}.tar.zst`), "earlier");
+  await forget();
+  const keys = [{}, { key: "driver 2" }];
+  const outcomes = [];
+  for (const [i, cache] of keys.entries()) {
+    const { compileCache } = await start(`gone-${i}`, cache);
+    outcomes.push(compileCache?.outcome);
+    if (compileCache?.outcome === CompileCacheOutcome.MISS) await saved(`gone-${i}`);
+  }
+  // One of the two had the archive.
+  expect(outcomes.sort()).toEqual([CompileCacheOutcome.HIT, CompileCacheOutcome.MISS].sort());
+  expect(await readdir(folder)).toHaveLength(2);
+});
+
 test("what holds more than it may is not kept, and the replica serves", async () => {
-  const before = (await readdir(archives())).length;
+  const before = archivePaths().length;
   const replica = await start("large", { key: "large", sizeMaxMib: 0 });
   expect(replica.compileCache).toMatchObject({ outcome: CompileCacheOutcome.MISS, savedBytes: 0n });
-  expect(await readdir(archives())).toHaveLength(before);
+  expect(archivePaths()).toHaveLength(before);
 });

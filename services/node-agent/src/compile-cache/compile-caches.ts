@@ -8,13 +8,21 @@ import { createReadStream } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import {
+  archiveKey,
+  type CacheOwner,
+  formatRecord,
+  parseRecord,
+  RECORD_BYTES_MAX,
+  recordKey,
+  removeSpareArchives,
+} from "@pilotlight/compile-caches";
 import { toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
 import { counter, histogram, LATENCY_BUCKETS_S, logger } from "@pilotlight/telemetry";
 import { SharedWork } from "../adapters/shared-work.ts";
 import type { CompileCache } from "../domain/replica.ts";
 import { makeFolder, packFolder, stateOfFolder, unpackArchive } from "./archive.ts";
-import { archiveKey, formatRecord, parseRecord, RECORD_BYTES_MAX, recordKey } from "./record.ts";
 
 export type CompileCachesOptions = {
   bucket: ObjectStore;
@@ -27,7 +35,7 @@ export type CompileCachesOptions = {
 };
 
 /** What a deployment says of its cache. */
-export type CacheWish = { key: string; variables: readonly string[]; bytesMax: number };
+export type CacheWish = { key: string; owner: CacheOwner; variables: readonly string[]; bytesMax: number };
 
 /** A folder that was restored for a replica is not removed before the replica is known to have it. */
 const RESTORED_KEEP_MS = 600_000;
@@ -86,7 +94,8 @@ export class CompileCaches {
     restoredBytes.inc(bytes);
     seconds.observe(durationMs / 1000);
     this.#log.info("compile cache", { key: wish.key, outcome, bytes, durationMs });
-    return { key: wish.key, outcome, bytes, durationMs, savedBytes: 0 };
+    const { manifestDigest } = wish.owner;
+    return { key: wish.key, manifestDigest, outcome, bytes, durationMs, savedBytes: 0 };
   }
 
   /**
@@ -148,19 +157,16 @@ export class CompileCaches {
 
   async #restoreOnce({ key, bytesMax }: CacheWish, signal: AbortSignal): Promise<Found> {
     const { bucket, directory } = this.#options;
-    const record = await bucket
-      .get(recordKey(key), { bytesMax: RECORD_BYTES_MAX, signal })
-      .then(({ bytes }) => parseRecord(bytes))
-      .catch((thrown) => {
-        if (toPlatformError(thrown).code === "notFound") return undefined;
-        throw thrown;
-      });
+    const record = await orUndefined(bucket.get(recordKey(key), { bytesMax: RECORD_BYTES_MAX, signal }));
     if (record === undefined) return { outcome: "miss", bytes: 0 };
+    const { archive } = parseRecord(record.bytes);
+    // Removed, because no version used it, in this very moment: as if it had been before.
+    const stream = await orUndefined(bucket.stream(archiveKey(key, archive), { signal }));
+    if (stream === undefined) return { outcome: "miss", bytes: 0 };
     const partial = await mkdtemp(join(directory, "partial-"));
     try {
-      const { body } = await bucket.stream(archiveKey(record.archive), { signal });
       const folder = join(partial, "folder");
-      const bytes = await unpackArchive(body, folder, { bytesMax, sha256: record.archive }, signal);
+      const bytes = await unpackArchive(stream.body, folder, { bytesMax, sha256: archive }, signal);
       await rename(folder, this.folder(key));
       return { outcome: "hit", bytes };
     } finally {
@@ -191,21 +197,31 @@ export class CompileCaches {
     }
   }
 
-  async #put({ key, bytesMax }: CacheWish, signal: AbortSignal): Promise<number> {
+  async #put({ key, owner, bytesMax }: CacheWish, signal: AbortSignal): Promise<number> {
     const { bucket, directory } = this.#options;
     const partial = await mkdtemp(join(directory, "partial-"));
     try {
       const file = join(partial, "archive");
       const { bytes, files, sha256 } = await packFolder(this.folder(key), file, bytesMax);
       if (files === 0) return 0;
-      await bucket.put(archiveKey(sha256), createReadStream(file), { sha256, signal });
-      await bucket.put(recordKey(key), formatRecord({ archive: sha256, bytes, files }), { signal });
+      await bucket.put(archiveKey(key, sha256), createReadStream(file), { sha256, signal });
+      await bucket.put(recordKey(key), formatRecord({ ...owner, archive: sha256, bytes, files }), { signal });
+      await removeSpareArchives(bucket, key, sha256, { signal }).catch((thrown) =>
+        this.#log.warn("earlier archives of a compile cache stay", { key, error: toPlatformError(thrown) }),
+      );
       return bytes;
     } finally {
       await rm(partial, { recursive: true, force: true });
     }
   }
 }
+
+/** What is asked of the bucket; undefined when there is no such object. */
+const orUndefined = <T>(asked: Promise<T>): Promise<T | undefined> =>
+  asked.catch((thrown) => {
+    if (toPlatformError(thrown).code === "notFound") return undefined;
+    throw thrown;
+  });
 
 const isThere = (path: string): Promise<boolean> =>
   stat(path).then(

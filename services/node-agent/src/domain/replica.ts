@@ -31,6 +31,8 @@ export type WorkerReport = {
 /** How the start found its version's compile cache. */
 export type CompileCache = {
   key: string;
+  /** Of the image that it was compiled with. */
+  manifestDigest: string;
   outcome: "hit" | "held" | "miss" | "broken";
   /** Restored, as files. */
   bytes: number;

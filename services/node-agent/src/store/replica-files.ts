@@ -64,6 +64,8 @@ const file = z.object({
   compileCache: z
     .object({
       key: z.string(),
+      /** Empty in files of agents that did not keep it. */
+      manifestDigest: z.string().default(""),
       outcome: z.enum(["hit", "held", "miss", "broken"]),
       bytes: z.number(),
       durationMs: z.number(),
