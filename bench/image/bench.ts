@@ -3,12 +3,11 @@
 // made once, as is what our side and the peers make of them (prepared.ts): a run measures only. `npm run bench -- --help` has the
 // flags that choose parts, images, nodes and peers; what was not measured is null, with a note that says why.
 import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { inFolders } from "../src/folders.ts";
 import { type Figures, median, type RunOptions, versionOf } from "../src/report.ts";
 import { convert } from "./conversion.ts";
-import { cannotLimit, freeBytes, giveUp } from "./disk.ts";
-import { own, removeLeftovers } from "./leftovers.ts";
+import { cannotLimit, freeBytes } from "./disk.ts";
 import { localReads } from "./local-reads.ts";
 import { massStart, type NodeResult } from "./mass-start.ts";
 import {
@@ -26,7 +25,7 @@ import { TARGETS } from "./targets.ts";
 
 /** Figures are named by the published sizes. */
 const SIZE_NAMES: Partial<Record<ImageName, string>> = { "torch-6gb": "6gb", "vllm-13gb": "13gb" };
-const SCRATCH_PREFIX = "pilotlight-bench-image-";
+const FOLDERS_PREFIX = "bench-image-";
 const MOUNTS = 20;
 const MASS_START = { nodes: 5, starts: 100 };
 const SMOKE_MASS_START = { nodes: 3, starts: 6 };
@@ -50,22 +49,12 @@ function chosen<T extends string>(
 const log = (line: string) => process.stderr.write(`  ${line}\n`);
 
 export async function run(options: RunOptions): Promise<Figures> {
-  await removeLeftovers(SCRATCH_PREFIX);
-  const scratch = await mkdtemp(join(tmpdir(), SCRATCH_PREFIX));
-  await own(scratch);
-  const interrupted = () =>
-    void giveUp()
-      .then(() => rm(scratch, { recursive: true, force: true }))
-      .finally(() => process.exit(130));
-  process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
-  const bench = new ImageBench(scratch, options);
-  try {
+  const nothingElse = async () => {};
+  return inFolders(FOLDERS_PREFIX, nothingElse, async ({ scratch }) => {
+    const bench = new ImageBench(scratch, options);
     await bench.run();
-    return await bench.result();
-  } finally {
-    process.off("SIGINT", interrupted).off("SIGTERM", interrupted);
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return bench.result();
+  });
 }
 
 class ImageBench {

@@ -6,6 +6,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
+import { RUN_MARK } from "../src/leftovers.ts";
 import { spawnOnNode } from "./disk.ts";
 
 export type Snapshotter = "overlayfs" | "erofs" | "stargz";
@@ -74,7 +75,10 @@ export async function startContainerd(
       const pulledMs = performance.now() - startedAt;
       // runc remembers names beyond the daemon, where a run was interrupted.
       const name = `start-${randomUUID()}`;
-      const output = await ctr("run", "--rm", "--net-host", "--snapshotter", snapshotter, reference, name);
+      const mark = ["--env", `${RUN_MARK}=${process.env[RUN_MARK]}`];
+      const output = await ctr(
+        ...["run", "--rm", "--net-host", ...mark, "--snapshotter", snapshotter, reference, name],
+      );
       if (!output.split("\n").some((line) => line.trim() === "DONE"))
         throw new Error(`no work done:\n${output}`);
       return { ms: performance.now() - startedAt, pulledMs };

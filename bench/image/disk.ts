@@ -3,7 +3,7 @@
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { appendFile, mkdir, rm, statfs, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readFile, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
@@ -38,19 +38,9 @@ export async function makeDisk(
   await writeFile(`/sys/block/${name}/queue/max_sectors_kb`, "256");
   await runCommand("mkfs.ext4", ["-q", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", device]);
   await runCommand("mount", ["-o", "noatime,noinit_itable", device, directory]);
-  const number = (await runCommand("cat", [`/sys/block/${name}/dev`])).trim();
-  const limit = async (bps: number, iops: number) => {
-    for (const [what, value] of [
-      ["read_bps", bps],
-      ["write_bps", bps],
-      ["read_iops", iops],
-      ["write_iops", iops],
-    ] as const)
-      await appendFile(join(BLKIO, `blkio.throttle.${what}_device`), `${number} ${value}\n`);
-  };
   const destroy = async () => {
     made.delete(destroy);
-    await limit(0, 0);
+    await unlimit(device);
     await runCommand("umount", ["--recursive", directory]).catch(() =>
       // Something of an interrupted run is still in it.
       runCommand("umount", ["--lazy", directory]),
@@ -60,8 +50,24 @@ export async function makeDisk(
   };
   made.add(destroy);
   await runCommand("sync", ["-f", directory]);
-  await limit(limits.bytesPerSecond, limits.operationsPerSecond);
+  await limit(device, limits);
   return { directory, destroy };
+}
+
+/** Lets a device go as fast as it can. */
+export const unlimit = (device: string): Promise<void> =>
+  limit(device, { bytesPerSecond: 0, operationsPerSecond: 0 });
+
+/** 0: no limit. */
+async function limit(device: string, { bytesPerSecond, operationsPerSecond }: DiskLimits): Promise<void> {
+  const number = (await readFile(`/sys/block/${device.replace("/dev/", "")}/dev`, "utf8")).trim();
+  for (const [what, value] of [
+    ["read_bps", bytesPerSecond],
+    ["write_bps", bytesPerSecond],
+    ["read_iops", operationsPerSecond],
+    ["write_iops", operationsPerSecond],
+  ] as const)
+    await appendFile(join(BLKIO, `blkio.throttle.${what}_device`), `${number} ${value}\n`);
 }
 
 export async function freeBytes(path: string): Promise<number> {

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { runCommand } from "@pilotlight/servers";
 import { startContainerd } from "../image/containerd.ts";
+import { RUN_MARK } from "../src/leftovers.ts";
 import { objectUri } from "../weights/bucket.ts";
 import { BASELINE_PROGRAM } from "./image.ts";
 import { chain, type Start } from "./start.ts";
@@ -48,6 +49,7 @@ export async function baselineStart(options: BaselineOptions): Promise<Start> {
     const pulled = Date.now();
     const variables = {
       ...env,
+      [RUN_MARK]: process.env[RUN_MARK],
       AWS_ENDPOINT_URL: `http://${linked}`,
       AWS_CONFIG_FILE: "/aws.config",
     };

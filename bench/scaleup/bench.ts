@@ -4,15 +4,15 @@
 //   PILOTLIGHT_BENCH_BASELINE    0: without the baseline, to look at our side alone
 //   PILOTLIGHT_BENCH_DRAWINGS    directory for the waterfalls as SVG; default: none are written
 // Parts: 7b (1.4 GB), 70b (3.5 GB) and, only if it is named, 70b-full (14 GB: needs 30 GB of memory and of disk).
-import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ensureWorkerImage } from "@pilotlight/local";
 import { cacheDir } from "@pilotlight/servers";
 import { findContainerd } from "../image/containerd.ts";
-import { cannotLimit, giveUp } from "../image/disk.ts";
+import { cannotLimit } from "../image/disk.ts";
 import { type NodeProfile, onEmptyNode, type Remote, startRemote } from "../image/node.ts";
 import type { PreparedImage } from "../image/recipes.ts";
+import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, startBucket } from "../weights/bucket.ts";
 import { buildTools, type Link, startLink } from "../weights/tools.ts";
@@ -41,29 +41,14 @@ export async function run({
   const unknown = parts.find((part) => !(part in MODELS.full));
   if (unknown !== undefined)
     throw new Error(`no part ${unknown}: it is one of ${Object.keys(MODELS.full).join(", ")}`);
-  const scratch = await mkdtemp(join(tmpdir(), "bench-scaleup-"));
-  const memory = await mkdtemp("/dev/shm/bench-scaleup-");
-  await chmod(scratch, 0o755);
-  const bench = new ScaleupBench(scratch, memory, smoke);
-  let cleaning: Promise<void> | undefined;
-  const clean = () => {
-    cleaning ??= (async () => {
-      await bench.close();
-      await giveUp();
-      for (const directory of [scratch, memory]) await rm(directory, { recursive: true, force: true });
-    })();
-    return cleaning;
-  };
-  const interrupted = () => void clean().finally(() => process.exit(130));
-  process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
-  try {
+  let bench: ScaleupBench | undefined;
+  const end = async () => bench?.close();
+  return inFolders("bench-scaleup-", end, async ({ scratch, memory }) => {
+    bench = new ScaleupBench(scratch, memory, smoke);
     await bench.open();
     for (const part of parts) await bench.compare(part as ModelName, smoke ? 1 : rounds);
-    return await bench.result();
-  } finally {
-    process.off("SIGINT", interrupted).off("SIGTERM", interrupted);
-    await clean();
-  }
+    return bench.result();
+  });
 }
 
 class ScaleupBench {
@@ -118,6 +103,7 @@ class ScaleupBench {
       bucket: this.#bucket,
       linked: this.#link.addresses[0] ?? "",
       scratch: this.#scratch,
+      memory: this.#memory,
       image,
       bootMs: this.#bootMs,
       wireBytes: async () => (await this.#link.bytes())[0] ?? 0,

@@ -19,6 +19,8 @@ export type NodeOptions = {
   nodeId: string;
   /** On the node's disk. */
   directory: string;
+  /** In memory, of all nodes. */
+  memory: string;
   natsUrl: string;
   imageConverterAddress: string;
   /** The bucket as the node sees it: through its link. */
@@ -42,9 +44,9 @@ export type BenchNode = {
 
 /** Starts the daemons of a node that boots. */
 export async function startNode(options: NodeOptions): Promise<BenchNode> {
-  const { nodeId, directory, env } = options;
+  const { nodeId, directory, memory, env } = options;
   const gate: Gate = await startGate(Number(new URL(options.natsUrl).port));
-  const segments = `/dev/shm/bench-scaleup-${process.pid}-${nodeId}`;
+  const segments = join(memory, nodeId);
   // As the streamer's documentation says; the daemons' own view of mounts is made with it.
   if (process.geteuid?.() === 0) mountHugeMemory(segments);
   // Workers run under accounts of their own.

@@ -26,6 +26,8 @@ export type PilotlightOptions = {
   /** The bucket's address behind the nodes' link. */
   linked: string;
   scratch: string;
+  /** A folder in memory. */
+  memory: string;
   /** `oci:///…` */
   image: string;
   bootMs: number;
@@ -150,11 +152,12 @@ export class Pilotlight {
   }
 
   async #startNode(directory: string, { name, weightBytes }: Sleeping): Promise<BenchNode> {
-    const { linked, bucket } = this.#options;
+    const { linked, bucket, memory } = this.#options;
     const { natsUrl, imageConverterAddress } = this.#platform.endpoints;
     return startNode({
       nodeId: `${name}-${++this.#nodes}`,
       directory,
+      memory,
       natsUrl,
       imageConverterAddress,
       bucketUri: modelUri(linked, "platform"),

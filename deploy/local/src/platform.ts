@@ -126,7 +126,7 @@ async function startHeld(
     imageConverterAddress: `127.0.0.1:${ports.imageConverter}`,
   };
   // Before the processes: workers see the folder as it is when they start.
-  const releaseMemory = takeSharedMemory(stateDir);
+  const releaseMemory = options.withoutNode === true ? () => {} : takeSharedMemory(stateDir);
   const stopServers = async () => {
     await Promise.all([nats?.stop(), postgres?.stop(), bucket.stop()]);
     releaseMemory();
