@@ -61,10 +61,13 @@ export async function convertLayer(
   const assembly = new LayerAssembly(context);
   const scanner = new LayerScanner(limits.chunkBytes, assembly, limits.layer);
   try {
-    const diffHash = createHash("sha256");
+    let diffId: string | undefined;
     let archiveBytes = 0;
     const compressed = counted(image.layer(layer, signal), (bytes) => context.progress.read(bytes));
-    for await (const piece of decompressed(compressed)) {
+    const onDigest = (digest: string) => {
+      diffId = digest;
+    };
+    for await (const piece of decompressed(compressed, { onDigest })) {
       archiveBytes += piece.length;
       if (archiveBytes > limits.archiveBytesMax) {
         throw new PlatformError(
@@ -75,14 +78,12 @@ export async function convertLayer(
           },
         );
       }
-      diffHash.update(piece);
       for (let taken = 0; taken < piece.length; ) {
         taken += scanner.push(piece.subarray(taken));
         await assembly.room();
       }
       context.progress.unpacked(piece.length);
     }
-    const diffId = `sha256:${diffHash.digest("hex")}`;
     if (diffId !== layer.diffId) {
       throw new PlatformError(
         "corrupt",

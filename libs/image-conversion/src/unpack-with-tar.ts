@@ -34,7 +34,9 @@ export async function unpackWithTar(
   const directories = new Set<string>();
   for (const [i, layer] of image.layers.entries()) {
     onLayer(i, image.layers.length);
-    const content = () => Readable.from(decompressed(image.layer(layer, signal)), { objectMode: false });
+    // The other way of everything that the converter does.
+    const content = () =>
+      Readable.from(decompressed(image.layer(layer, signal), { native: false }), { objectMode: false });
     const names = parseNames(await tar(["-tv", "--quoting-style=escape"], content()));
     const named = new Set(names.map(({ path }) => path));
     for (const { path } of names) {

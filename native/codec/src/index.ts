@@ -1,5 +1,6 @@
-// Chunks of images hashed and compressed by native code: no stream and no buffer for each, which for images of many small files is
-// most of what a conversion costs. Whoever has no addon does the same with Node's own means, slower.
+// What a conversion does with every byte, by native code and into buffers that are used again: layers uncompressed and hashed,
+// chunks hashed and compressed. With a stream and a buffer for each piece, most of what it costs is handling those. Whoever has
+// no addon does the same with Node's own means, slower.
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
@@ -10,7 +11,16 @@ export const CODEC_RAW = 0;
 export const CODEC_ZSTD = 1;
 export const CODEC_ZEROS = 2;
 
+/** One gzip stream of any number of members. One step at a time; both buffers belong to it until the promise has settled. */
+export type Gunzip = {
+  /** Takes input from `from` on and fills `output` from `at` on, until one of them is used up. Rejects for a damaged stream. */
+  step(input: Buffer, from: number, output: Buffer, at: number): Promise<{ read: number; written: number }>;
+  /** The input is over: the SHA-256 of the output. Throws where the stream is not. */
+  finish(): Buffer;
+};
+
 export type Codec = {
+  Gunzip: new () => Gunzip;
   /**
    * Hashes the first `length` bytes of `buffer` and, with a level, puts a zstd frame in their place where that saves at least
    * `gainMin` of them. The buffer belongs to the codec until the promise has settled.
