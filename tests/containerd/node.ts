@@ -65,13 +65,9 @@ export class SnapshotNode {
 
   static async start(): Promise<SnapshotNode> {
     const folder = await realpath(await mkdtemp(join(tmpdir(), "ctrd-")));
-    const digests = await writeImages(join(folder, "layouts"));
-    const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
-    const bucketUri = `file://${folder}/bucket`;
-    await convertImage({ source: `oci://${folder}/layouts/tools:v1`, bucket: openStore(bucketUri) });
     const asked: string[] = [];
-    const [registry, converter, nats] = await Promise.all([
-      startImageRegistry(new Map(layouts)),
+    const [{ digests, registry, bucketUri }, converter, nats] = await Promise.all([
+      offerImages(folder),
       serveConverter(asked),
       startTestNats(),
     ]);
@@ -148,6 +144,17 @@ export class SnapshotNode {
     for (const stop of this.#stops) await stop();
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Puts the images into a registry, and `tools` converted into a bucket, both in `folder`. */
+export async function offerImages(
+  folder: string,
+): Promise<{ digests: Map<string, string>; registry: ImageRegistry; bucketUri: string }> {
+  const digests = await writeImages(join(folder, "layouts"));
+  const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
+  const bucketUri = `file://${folder}/bucket`;
+  await convertImage({ source: `oci://${folder}/layouts/tools:v1`, bucket: openStore(bucketUri) });
+  return { digests, registry: await startImageRegistry(new Map(layouts)), bucketUri };
 }
 
 const socketIn = (folder: string) => join(folder, "s.sock");

@@ -1,2 +1,3 @@
 // A snapshotter for containerd: converted images under their ordinary names in Kubernetes, Docker, nerdctl and ctr.
+export { countSnapshots } from "./snapshotter.ts";
 export { type SnapshotterServiceOptions, startSnapshotter } from "./start.ts";

@@ -46,6 +46,13 @@ const layers = counter({
   labelNames: ["source"],
 });
 
+const recordsIn = (directory: string) => join(directory, "records");
+
+/** How many snapshots a containerd has in this directory. */
+export async function countSnapshots(directory: string): Promise<number> {
+  return [...(await openRecords(recordsIn(directory))).all()].length;
+}
+
 export class Snapshotter {
   readonly #directory: string;
   readonly #records: SnapshotRecords;
@@ -73,7 +80,7 @@ export class Snapshotter {
 
   /** Opens what is there, whoever left it in whatever state. */
   static async open(options: SnapshotterOptions): Promise<Snapshotter> {
-    const records = await openRecords(join(options.directory, "records"));
+    const records = await openRecords(recordsIn(options.directory));
     const directory = join(options.directory, "snapshots");
     await mkdir(directory, { recursive: true, mode: 0o700 });
     const ids = (await readdir(directory)).map(Number).filter(Number.isSafeInteger);

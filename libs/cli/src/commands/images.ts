@@ -11,7 +11,12 @@ import { table } from "../text/table.ts";
 
 type Options = GlobalOptions & RegistryChoice & { bucket?: string };
 type MountOptions = Options & { cache: string; method: "auto" | "fanotify" | "fuse" | "extract" };
-type SnapshotterOptions = MountOptions & { socket: string; directory: string; converter: string };
+type SnapshotterOptions = MountOptions & {
+  socket: string;
+  directory: string;
+  converter: string;
+  end?: boolean;
+};
 type VerifyOptions = Options & { against?: string; scratch?: string };
 type GarbageOptions = Options & { keep?: string[]; all?: boolean; grace: string; dryRun?: boolean };
 
@@ -235,7 +240,8 @@ const snapshotterCommand = (act: Act): Command =>
         "--converter <host:port>",
         "image converter that is asked for images that are not converted yet",
         "",
-      ),
+      )
+      .option("--end", "serves nothing: ends the mounting processes of one that was stopped for good"),
   )
     .addHelpText(
       "after",
@@ -249,7 +255,8 @@ Examples:
     )
     .action(
       act<SnapshotterOptions>(async (context, options) => {
-        const { serveContainerd } = await import("../images/snapshotter.ts");
+        const { endMounting, serveContainerd } = await import("../images/snapshotter.ts");
+        if (options.end === true) return endMounting(context, options);
         await serveContainerd(context, { ...options, bucket: options.bucket, registry: options });
       }),
     );
