@@ -75,7 +75,7 @@ describe("settings", () => {
   test("that the manifests' comments and the docs name exist", () => {
     const reference = read("docs/reference/config.md");
     const seed = read("deploy/kubernetes/image-seed.yaml");
-    for (const setting of ["bucketUri", "imageCacheDir"]) {
+    for (const setting of ["bucketUri", "imageSeedDirs"]) {
       expect(seed).toContain(setting);
       expect(reference).toContain(`\`${setting}\``);
     }

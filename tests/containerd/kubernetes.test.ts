@@ -66,6 +66,20 @@ describe("Kubernetes", () => {
   );
 
   test(
+    "the manifests of deploy are what the API server takes",
+    async (context) => {
+      if (why !== undefined) return context.skip(why);
+      await kubectl("create", "namespace", "pilotlight-nodes");
+      for (const file of ["containerd/daemonset.yaml", "kubernetes/image-seed.yaml"]) {
+        const path = join(import.meta.dirname, "../../deploy", file);
+        const answer = await kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", path);
+        expect(answer).toContain("daemonset.apps/");
+      }
+    },
+    TEST_TIMEOUT_MS,
+  );
+
+  test(
     "pods outlive a killed agent, and new ones start when it is back",
     async (context) => {
       if (why !== undefined) return context.skip(why);
