@@ -79,10 +79,9 @@ export class LayerScanner {
   }
 
   #onEntry(entry: TarEntry): void {
-    if (this.entries.length >= this.#limits.entriesMax) throw exceeded("entries", this.#limits.entriesMax);
+    if (this.entries.length >= this.#limits.entriesMax) throw exceeded("entriesMax", this.#limits);
     this.contentBytes += entry.size;
-    if (this.contentBytes > this.#limits.contentBytesMax)
-      throw exceeded("unpacked bytes", this.#limits.contentBytesMax);
+    if (this.contentBytes > this.#limits.contentBytesMax) throw exceeded("contentBytesMax", this.#limits);
     const path = normalisePath(entry.name);
     checkLink(entry);
     this.entries.push({
@@ -117,8 +116,7 @@ export class LayerScanner {
       .filter(([name]) => !name.startsWith("trusted."))
       .sort(([a], [b]) => (a < b ? -1 : 1));
     for (const [name, value] of kept) this.#xattrBytes += name.length + value.length;
-    if (this.#xattrBytes > this.#limits.xattrBytesMax)
-      throw exceeded("bytes of extended attributes", this.#limits.xattrBytesMax);
+    if (this.#xattrBytes > this.#limits.xattrBytesMax) throw exceeded("xattrBytesMax", this.#limits);
     return new Map(kept);
   }
 }
@@ -137,8 +135,16 @@ function isDevice(kind: TarEntryKind): boolean {
   return kind === "charDevice" || kind === "blockDevice";
 }
 
-function exceeded(what: string, limit: number): PlatformError {
-  return new PlatformError("resourceExhausted", `the layer has more than ${limit} ${what}`, {
-    remedy: "Raise the converter's layer limits if the image is trusted.",
-  });
+const LIMITED: Record<keyof LayerLimits, string> = {
+  entriesMax: "entries",
+  contentBytesMax: "bytes of files",
+  xattrBytesMax: "bytes of extended attributes",
+};
+
+function exceeded(limit: keyof LayerLimits, limits: LayerLimits): PlatformError {
+  return new PlatformError(
+    "resourceExhausted",
+    `the layer has more than ${limits[limit]} ${LIMITED[limit]}`,
+    { field: limit, remedy: `Raise the converter's ${limit} if the image is trusted.` },
+  );
 }

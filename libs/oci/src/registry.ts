@@ -32,6 +32,8 @@ const ACCEPT = [
 ].join(", ");
 const DEFAULT_RETRY: RetryPolicy = { attemptsMax: 6, initialDelayMs: 250, delayMsMax: 8_000 };
 const DEFAULT_STALL_TIMEOUT_MS = 30_000;
+/** A registry that wants a longer pause is tried as others are. */
+const RETRY_AFTER_SECONDS_MAX = 3_600;
 
 export function registryStore(reference: RegistryReference, options: RegistryOptions): ContentStore {
   const client = new RegistryClient(reference, options);
@@ -176,7 +178,7 @@ class RegistryClient {
     if (status === 401) return new PlatformError("unauthenticated", `${what}: the credentials were refused`);
     if (status === 403) return new PlatformError("permissionDenied", `${what}: access denied`);
     const after = Number(response.headers.get("retry-after"));
-    const retryAfter = after > 0 && after < 3600 ? { retryAfterMs: after * 1000 } : {};
+    const retryAfter = after > 0 && after <= RETRY_AFTER_SECONDS_MAX ? { retryAfterMs: after * 1000 } : {};
     if (status === 429)
       return new PlatformError("resourceExhausted", `${what}: too many requests`, retryAfter);
     if (status >= 500) return new PlatformError("unavailable", `${what}: HTTP ${status}`, retryAfter);

@@ -2,8 +2,10 @@
 // speaks, so that nodes that start together know each other before their first range.
 import { type Peer, PeerTable } from "./peer-table.ts";
 
-const REPEAT_MS = 1_000;
-const LIFE_MS = 5 * REPEAT_MS;
+/** How often a node says what it has, unless told otherwise. */
+const DEFAULT_REPEAT_INTERVAL_MS = 1_000;
+/** Who was not heard that many times in a row is gone. */
+const REPEATS_MISSED_MAX = 5;
 const PEERS_MAX = 64;
 
 /** How much of something a node has. */
@@ -25,6 +27,8 @@ export type PeersOptions = {
   zone: string;
   /** Where others read from this node. */
   url: string;
+  /** How often this node says what it has. The same on all nodes of a zone: it tells how long others are believed. */
+  repeatIntervalMs?: number;
   /** Called when the peers of something that this node has change. */
   onChange?: (key: string) => void;
 };
@@ -38,10 +42,13 @@ export type Peers = {
 };
 
 /** Joins the nodes of the zone. */
-export function joinPeers(ports: PeersPorts, { nodeId, zone, url, onChange }: PeersOptions): Peers {
+export function joinPeers(
+  ports: PeersPorts,
+  { nodeId, zone, url, repeatIntervalMs = DEFAULT_REPEAT_INTERVAL_MS, onChange }: PeersOptions,
+): Peers {
   const own = new Map<string, Held>();
   const table = new PeerTable({
-    lifeMs: LIFE_MS,
+    lifeMs: REPEATS_MISSED_MAX * repeatIntervalMs,
     peersMax: PEERS_MAX,
     onChange: (key) => own.has(key) && onChange?.(key),
   });
@@ -58,7 +65,7 @@ export function joinPeers(ports: PeersPorts, { nodeId, zone, url, onChange }: Pe
   const repeating = setInterval(() => {
     table.sweep(Date.now());
     for (const [key, held] of own) say(key, held);
-  }, REPEAT_MS);
+  }, repeatIntervalMs);
   repeating.unref();
   return {
     peers: (key) => table.peers(key),

@@ -5,6 +5,7 @@ import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { formatPlatform, hostPlatform, withDigest } from "@pilotlight/oci";
 import { grpcClient } from "@pilotlight/service";
 import { counter, logger } from "@pilotlight/telemetry";
+import type { SnapshotterTimes } from "./times.ts";
 
 export type Conversions = {
   /** Returns at once; an image that was asked for lately is not asked for again. */
@@ -14,9 +15,8 @@ export type Conversions = {
 
 export type WantedImage = { reference: string; manifestDigest: string };
 
-/** An image is asked for at most this often. A converter that is away is asked by the next pull after that. */
-const ASK_INTERVAL_MS = 10 * 60_000;
 const REMEMBERED_MAX = 10_000;
+/** Of calls with one answer; a conversion is awaited as long as it takes. */
 const CALL_TIMEOUT_MS = 10_000;
 
 const asked = counter({
@@ -26,7 +26,10 @@ const asked = counter({
 });
 
 /** `address`: the image converter, host:port; empty: nobody is asked. */
-export function openConversions(address: string): Conversions {
+export function openConversions(
+  address: string,
+  { askIntervalMs }: Pick<SnapshotterTimes, "askIntervalMs">,
+): Conversions {
   if (address === "") return { want: () => undefined, close: () => undefined };
   const log = logger("snapshotter");
   const client = grpcClient(ImageConverterService, address, { timeoutMs: CALL_TIMEOUT_MS });
@@ -49,8 +52,7 @@ export function openConversions(address: string): Conversions {
     want(image) {
       const { reference, manifestDigest } = image;
       const now = performance.now();
-      if (reference === "" || now - (askedAt.get(manifestDigest) ?? -ASK_INTERVAL_MS) < ASK_INTERVAL_MS)
-        return;
+      if (reference === "" || now - (askedAt.get(manifestDigest) ?? -askIntervalMs) < askIntervalMs) return;
       if (askedAt.size >= REMEMBERED_MAX) askedAt.clear();
       askedAt.set(manifestDigest, now);
       ask(image).then(

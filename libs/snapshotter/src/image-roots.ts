@@ -15,6 +15,7 @@ import { gauge, logger } from "@pilotlight/telemetry";
 import type { WantedLayer } from "./labels.ts";
 import { mountPoints } from "./mount-table.ts";
 import type { ImageContent } from "./record.ts";
+import type { SnapshotterTimes } from "./times.ts";
 
 export type ImageRootsOptions = {
   /** Holds the mount points. Absolute. */
@@ -26,18 +27,10 @@ export type ImageRootsOptions = {
   registry: RegistryOptions;
   /** Whether starts are recorded, so that the next one reads ahead. */
   learnStarts: boolean;
-  /** The longest look into the bucket; afterwards an image counts as not converted. */
-  lookupTimeoutMs: number;
+  times: SnapshotterTimes;
 };
 
-/** An image that was not found is looked for again after this time: all layers of one pull are answered alike. */
-const MISSING_KEEP_MS = 5_000;
 const KNOWN_IMAGES_MAX = 1_000;
-const MOUNT_TIMEOUT_MS = 60_000;
-/** How long an image stays mounted whose last layer is not asked for: its pull broke off. */
-const PULL_TIMEOUT_MS = 10 * 60_000;
-/** What a container reads before this time is its start. */
-const START_MS = 30_000;
 
 type Known = { chainIds: readonly string[] | undefined; at: number };
 
@@ -93,7 +86,7 @@ export class ImageRoots {
       });
       return undefined;
     }
-    if (!isTop) this.#pulled.set(nameOf(whole), performance.now() + PULL_TIMEOUT_MS);
+    if (!isTop) this.#pulled.set(nameOf(whole), performance.now() + this.#options.times.pullTimeoutMs);
     return { ...content, layers: position + 1 };
   }
 
@@ -128,7 +121,7 @@ export class ImageRoots {
             error: toPlatformError(error),
           }),
       );
-    }, START_MS);
+    }, this.#options.times.startLengthMs);
     timer.unref();
     this.#timers.add(timer);
   }
@@ -177,12 +170,12 @@ export class ImageRoots {
   }
 
   async #mount(content: ImageContent, name: string): Promise<string> {
-    const { directory, bucket, imagefs, method, learnStarts } = this.#options;
+    const { directory, bucket, imagefs, method, learnStarts, times } = this.#options;
     const mountpoint = join(directory, name);
     // Processes that were killed start again here, and take their dead mounts away.
     await imagefs.ready();
     if ((await mountPoints()).has(mountpoint)) return mountpoint;
-    const signal = AbortSignal.timeout(MOUNT_TIMEOUT_MS);
+    const signal = AbortSignal.timeout(times.mountTimeoutMs);
     const isWhole = content.layers === content.layersTotal;
     await mkdir(directory, { recursive: true, mode: 0o700 });
     const options: MountOptions = {
@@ -242,7 +235,10 @@ export class ImageRoots {
   async #chainIds(manifestDigest: string): Promise<readonly string[] | undefined> {
     const known = this.#known.get(manifestDigest);
     const now = performance.now();
-    if (known !== undefined && (known.chainIds !== undefined || now - known.at < MISSING_KEEP_MS))
+    if (
+      known !== undefined &&
+      (known.chainIds !== undefined || now - known.at < this.#options.times.missingKeepMs)
+    )
       return known.chainIds;
     const chainIds = (await this.#isAble()) ? await this.#lookUp(manifestDigest) : undefined;
     this.#known.delete(manifestDigest);
@@ -267,7 +263,7 @@ export class ImageRoots {
   /** undefined too when the bucket does not answer in time. */
   async #ask<T>(question: (signal: AbortSignal) => Promise<T>): Promise<T | undefined> {
     try {
-      return await question(AbortSignal.timeout(this.#options.lookupTimeoutMs));
+      return await question(AbortSignal.timeout(this.#options.times.lookupTimeoutMs));
     } catch (error) {
       this.#log.warn("the bucket cannot be asked for an image; its layers are fetched", {
         error: toPlatformError(error),

@@ -13,6 +13,7 @@ import { openConversions } from "./conversions.ts";
 import { ImageRoots } from "./image-roots.ts";
 import { snapshotsService } from "./service.ts";
 import { Snapshotter } from "./snapshotter.ts";
+import type { SnapshotterTimes } from "./times.ts";
 
 export type SnapshotterServiceOptions = {
   /** Where containerd finds us. Absolute; sockets' paths are short (107 bytes). */
@@ -27,21 +28,17 @@ export type SnapshotterServiceOptions = {
   /** host:port; empty: images that are not converted stay so. */
   imageConverterAddress: string;
   learnStarts: boolean;
-  lookupTimeoutMs: number;
+  times: SnapshotterTimes;
 };
 
-const HOUSEKEEPING_INTERVAL_MS = 60_000;
-/** Well within any grace period of garbage collection. */
-const KEEP_INTERVAL_MS = 3_600_000;
-const CLOSE_TIMEOUT_MS = 2_000;
 const SOCKET_PATH_BYTES_MAX = 107;
 
 /** Starts serving; returns how to stop. Mounts stay: containers stand on them. Throws `alreadyExists` where one serves already. */
 export async function startSnapshotter(options: SnapshotterServiceOptions): Promise<() => Promise<void>> {
-  const { socket, directory, imageConverterAddress } = options;
+  const { socket, directory, imageConverterAddress, times } = options;
   const log = logger("snapshotter");
   await checkSocket(socket);
-  const conversions = openConversions(imageConverterAddress);
+  const conversions = openConversions(imageConverterAddress, times);
   const roots = new ImageRoots({ ...options, directory: join(directory, "images") });
   const snapshotter = await Snapshotter.open({ directory, roots, conversions });
   const door = await serveGrpc(`unix:${socket}`, [snapshotsService(snapshotter)]);
@@ -50,11 +47,11 @@ export async function startSnapshotter(options: SnapshotterServiceOptions): Prom
     snapshotter.cleanup().catch((error: unknown) => {
       log.warn("snapshots cannot be tidied", { error: toPlatformError(error) });
     });
-  }, HOUSEKEEPING_INTERVAL_MS);
+  }, times.housekeepingIntervalMs);
   const keep = () => {
     for (const image of snapshotter.images()) conversions.want(image);
   };
-  const keeping = setInterval(keep, KEEP_INTERVAL_MS);
+  const keeping = setInterval(keep, times.keepIntervalMs);
   keep();
   log.info("serving containerd", { socket, images: snapshotter.images().length });
   return async () => {
@@ -62,7 +59,7 @@ export async function startSnapshotter(options: SnapshotterServiceOptions): Prom
     clearInterval(keeping);
     conversions.close();
     roots.close();
-    await door.close(CLOSE_TIMEOUT_MS);
+    await door.close(times.closeTimeoutMs);
     await rm(socket, { force: true });
   };
 }

@@ -13,6 +13,9 @@ const probeSchema = z.object({ fanotify: abilitySchema, fuse: abilitySchema, use
 /** Each ability, and why it is missing. */
 export type Probe = z.infer<typeof probeSchema>;
 
+/** A probe mounts and reads; what takes longer hangs. */
+const PROBE_TIMEOUT_MS = 20_000;
+
 const run = promisify(execFile);
 
 /** Asks the program; without one, everything but extraction is missing. */
@@ -21,7 +24,7 @@ export async function probeMachine(binary: string | undefined, directory: string
     const missing = { ok: false, why: "the imagefs program is not built (it needs Rust)" };
     return { fanotify: missing, fuse: missing, userNamespaces: missing };
   }
-  const { stdout } = await run(binary, ["probe", directory], { timeout: 20_000 });
+  const { stdout } = await run(binary, ["probe", directory], { timeout: PROBE_TIMEOUT_MS });
   return probeSchema.parse(JSON.parse(stdout));
 }
 

@@ -21,6 +21,9 @@ export const config = defineConfig("image-converter", {
     max: 1_024,
   }),
   archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
+  contentBytesMax: bytes(512 * 1024 ** 3, "Most bytes of files in a layer, with the holes of sparse files."),
+  entriesMax: count(2_000_000, "Most files, directories and links in a layer.", { min: 1, max: 100_000_000 }),
+  closeTimeoutMs: durationMs(1_000, "How long calls may go on when the converter stops."),
   garbageIntervalMs: durationMs(
     0,
     "How often images and compile caches that no version of this platform needs are removed from the bucket; 0: never. For a bucket of its own only.",
@@ -35,6 +38,9 @@ export const config = defineConfig("image-converter", {
     "",
     "Docker configuration file (config.json) with registry credentials; empty: anonymous.",
   ),
+  registryStallTimeoutMs: durationMs(30_000, "Longest silence of a registry before a request is repeated.", {
+    min: 100,
+  }),
   imagePolicy: choice(
     ["any", "digest", "signed"],
     "any",

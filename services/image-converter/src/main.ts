@@ -1,7 +1,7 @@
 // The image converter: parts and how they are wired.
 import { BUS_MIGRATION, connectServiceBus, consumeWithInbox, startServiceOutbox } from "@pilotlight/bus";
 import { ImageConverterService } from "@pilotlight/contracts";
-import { convertImage } from "@pilotlight/image-conversion";
+import { convertImage, DEFAULT_CONVERT_LIMITS } from "@pilotlight/image-conversion";
 import { openStore } from "@pilotlight/object-store";
 import { dockerConfigCredentials, parsePlatform } from "@pilotlight/oci";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
@@ -28,9 +28,11 @@ await runService({
     const bus = await connectServiceBus(context, "image_converter");
     const outbox = startServiceOutbox(context, store, bus);
     const bucket = openStore(settings.bucketUri);
-    const { layersInFlightMax, chunksInFlightMax, archiveBytesMax } = settings;
+    const { layersInFlightMax, chunksInFlightMax, archiveBytesMax, contentBytesMax, entriesMax } = settings;
+    const layer = { ...DEFAULT_CONVERT_LIMITS.layer, contentBytesMax, entriesMax };
     const registry = {
       plainHttpRegistries: settings.plainHttpRegistries,
+      stallTimeoutMs: settings.registryStallTimeoutMs,
       ...(settings.registryCredentialsFile === ""
         ? {}
         : { credentials: dockerConfigCredentials(settings.registryCredentialsFile) }),
@@ -46,7 +48,7 @@ await runService({
             source: key.image,
             platform: parsePlatform(key.platform),
             bucket,
-            limits: { layersInFlightMax, chunksInFlightMax, archiveBytesMax },
+            limits: { layersInFlightMax, chunksInFlightMax, archiveBytesMax, layer },
             registry,
             policy,
             onProgress,
@@ -77,7 +79,7 @@ await runService({
         listImages: async () => ({ images: await listReady(store.sql, LISTED_IMAGES_MAX) }),
       }),
     ]);
-    context.onStop("grpc", () => door.close(1_000));
+    context.onStop("grpc", () => door.close(settings.closeTimeoutMs));
     context.log.info("serving", { address: door.address, bucketUri: settings.bucketUri });
   },
 });

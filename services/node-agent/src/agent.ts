@@ -37,9 +37,8 @@ type AgentConfig = ServiceConfig<(typeof config)["fields"]>;
 
 /** As the weight streamer makes them. */
 const SEGMENT_DIR_MODE = 0o750;
+/** Of calls with one answer; a conversion is awaited as long as it takes. */
 const CALL_TIMEOUT_MS = 10_000;
-const HOUSEKEEPING_INTERVAL_MS = 60_000;
-const CLOSE_TIMEOUT_MS = 2_000;
 /** Orders are only written down, so one that takes longer was lost with its agent and is worth another delivery. */
 const ORDER_TIMEOUT_MS = 5_000;
 
@@ -83,7 +82,7 @@ export async function startAgent(
     settings.goneKeepMs,
     (replicaId) => void replicas.announced(replicaId),
   );
-  context.onStop("status", () => publisher.close(CLOSE_TIMEOUT_MS));
+  context.onStop("status", () => publisher.close(settings.closeTimeoutMs));
 
   const launchSettings: LaunchSettings = {
     nodeAgentAddress: "", // known once the door is open, before anything is launched
@@ -145,7 +144,7 @@ export async function startAgent(
   context.onStop("reporter", startNodeReporter(bus, view, settings.reportIntervalMs));
   const logs = new NodeLogs(bus, join(stateDir, "log-positions"), settings, backend, replicas);
   logs.start();
-  context.onStop("logs", () => logs.close(CLOSE_TIMEOUT_MS));
+  context.onStop("logs", () => logs.close(settings.closeTimeoutMs));
   if (settings.stopReplicasOnExit)
     context.onStop("replicas' processes", () => replicas.drainAll(settings.exitDrainTimeoutMs));
 
@@ -176,7 +175,7 @@ export async function startAgent(
   const housekeeping = setInterval(() => {
     void forget();
     void tidy();
-  }, HOUSEKEEPING_INTERVAL_MS);
+  }, settings.housekeepingIntervalMs);
   context.onStop("housekeeping", () => clearInterval(housekeeping));
   context.log.info("serving", { address: door.address, ...capacity });
 }

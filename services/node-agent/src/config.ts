@@ -9,9 +9,11 @@ import {
   flag,
   list,
   port,
+  type ServiceConfig,
   text,
   uri,
 } from "@pilotlight/service";
+import type { SnapshotterTimes } from "@pilotlight/snapshotter";
 
 export const config = defineConfig("node-agent", {
   ...BUS_FIELDS,
@@ -24,6 +26,11 @@ export const config = defineConfig("node-agent", {
   bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket that holds the converted images."),
   imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
   imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
+  imageReadDeadlineMs: durationMs(
+    30_000,
+    "How long a program's read of an image waits for the bucket before it fails.",
+    { min: 1_000 },
+  ),
   imageSeedDirs: list(
     [],
     "Caches that `pilotlight image seed` filled, on read-only volumes too: whole images are mounted from there.",
@@ -57,11 +64,22 @@ export const config = defineConfig("node-agent", {
     128 * 1024 ** 2,
     "Bytes of images that other nodes get at most; 0: no limit.",
   ),
+  peerRepeatIntervalMs: durationMs(
+    1_000,
+    "How often a node tells the others what it has; who is not heard five times in a row is gone. The same on all nodes.",
+    { min: 100, max: 60_000 },
+  ),
   zone: text("", "Nodes serve each other within a zone."),
+  pulledKeepMs: durationMs(60_000, "How long a pulled image stays that nothing has mounted yet.", {
+    min: 1_000,
+  }),
   registryCredentialsFile: text(
     "",
     "Docker configuration file (config.json) with registry credentials for that; empty: anonymous.",
   ),
+  registryStallTimeoutMs: durationMs(30_000, "Longest silence of a registry before a request is repeated.", {
+    min: 100,
+  }),
   plainHttpRegistries: list(
     [],
     "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
@@ -75,6 +93,42 @@ export const config = defineConfig("node-agent", {
     5_000,
     "Longest look for a converted image when containerd pulls one; afterwards its layers are fetched.",
     { min: 100 },
+  ),
+  containerdMissingKeepMs: durationMs(
+    5_000,
+    "How long an image that is not converted is believed to be that: all layers of one pull are answered alike.",
+  ),
+  containerdMountTimeoutMs: durationMs(
+    60_000,
+    "Longest mount of a converted image for containerd; afterwards its layers are fetched.",
+    { min: 1_000 },
+  ),
+  containerdPullTimeoutMs: durationMs(
+    10 * 60_000,
+    "How long an image stays mounted of which containerd has pulled a part only.",
+    { min: 1_000 },
+  ),
+  containerdStartLengthMs: durationMs(
+    30_000,
+    "What a container of containerd reads within this time is its start, and learnt for the next one.",
+    { min: 1_000 },
+  ),
+  containerdKeepIntervalMs: durationMs(
+    3_600_000,
+    "How often the converter hears which images containerd uses; well below its garbageGraceMs.",
+    { min: 60_000 },
+  ),
+  converterAskIntervalMs: durationMs(
+    10 * 60_000,
+    "An image that containerd pulls is asked for at the converter at most this often.",
+    { min: 1_000 },
+  ),
+  housekeepingIntervalMs: durationMs(60_000, "How often what nothing needs any more is removed.", {
+    min: 1_000,
+  }),
+  closeTimeoutMs: durationMs(
+    2_000,
+    "How long what is under way may take when the agent stops: its last report, log lines, calls of containerd.",
   ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
   workerHttpHost: text("127.0.0.1", "Address on which workers serve."),
@@ -141,4 +195,17 @@ export const config = defineConfig("node-agent", {
     "What a file may hold that is not shipped yet; beyond it the oldest lines are dropped, which is reported.",
   ),
   logKeepBytes: bytes(4 * 1024 ** 2, "How much of a shipped replica's log stays on disk.", { min: 4_096 }),
+});
+
+/** What of the settings is for containerd's snapshots. */
+export const snapshotterTimes = (settings: ServiceConfig<(typeof config)["fields"]>): SnapshotterTimes => ({
+  lookupTimeoutMs: settings.containerdLookupTimeoutMs,
+  missingKeepMs: settings.containerdMissingKeepMs,
+  mountTimeoutMs: settings.containerdMountTimeoutMs,
+  pullTimeoutMs: settings.containerdPullTimeoutMs,
+  startLengthMs: settings.containerdStartLengthMs,
+  housekeepingIntervalMs: settings.housekeepingIntervalMs,
+  keepIntervalMs: settings.containerdKeepIntervalMs,
+  askIntervalMs: settings.converterAskIntervalMs,
+  closeTimeoutMs: settings.closeTimeoutMs,
 });

@@ -11,19 +11,20 @@ import { shareImages } from "./adapters/image-peers.ts";
 import { pullInTurn } from "./adapters/pull-in-turn.ts";
 import { pulledImages } from "./adapters/pulled-images.ts";
 import { startAgent } from "./agent.ts";
-import { config } from "./config.ts";
+import { config, snapshotterTimes } from "./config.ts";
 
 await runService({
   config,
   logFields: ({ nodeId }) => ({ nodeId }),
   async start(context) {
-    const { containerdSocket, containerdDir, containerdLookupTimeoutMs } = context.config;
+    const { containerdSocket, containerdDir } = context.config;
     const { bucketUri, imageCacheDir, imageCacheBytesMax, imageSeedDirs, stateDir, stopReplicasOnExit } =
       context.config;
     await startAgent(context, async (directory) => {
       const imagefs = openImagefs({
         cacheDir: resolve(imageCacheDir === "" ? join(stateDir, "image-cache") : imageCacheDir),
         cacheBytesMax: imageCacheBytesMax,
+        readDeadlineMs: context.config.imageReadDeadlineMs,
         seedDirs: imageSeedDirs,
       });
       // What containerd runs stands on the same mounts: they stay.
@@ -40,11 +41,12 @@ await runService({
       const converted = imagefsRuntime({ imagefs, bucket, directory, method, learnStarts });
       const registry = {
         plainHttpRegistries,
+        stallTimeoutMs: context.config.registryStallTimeoutMs,
         ...(registryCredentialsFile !== "" && {
           credentials: dockerConfigCredentials(registryCredentialsFile),
         }),
       };
-      const pulled = pulledImages(join(stateDir, "pulled"), method, registry);
+      const pulled = pulledImages(join(stateDir, "pulled"), method, registry, context.config.pulledKeepMs);
       context.onStop("pulled images", () => pulled.close(stopReplicasOnExit));
       if (containerdSocket !== "") {
         const stop = await startSnapshotter({
@@ -56,7 +58,7 @@ await runService({
           registry,
           imageConverterAddress: context.config.imageConverterAddress,
           learnStarts,
-          lookupTimeoutMs: containerdLookupTimeoutMs,
+          times: snapshotterTimes(context.config),
         });
         context.onStop("containerd's snapshots", stop);
       }

@@ -21,6 +21,11 @@ export const config = defineConfig("weight-streamer", {
   peerToken: text("", "Secret that the streamers of a zone share; empty: the network keeps strangers out.", {
     secret: true,
   }),
+  peerRepeatIntervalMs: durationMs(
+    1_000,
+    "How often a node tells the others what it has; who is not heard five times in a row is gone. The same on all nodes.",
+    { min: 100, max: 60_000 },
+  ),
   peerWaitMs: durationMs(10_000, "How long another node may wait for a range that is on its way."),
   zone: text("", "Nodes serve each other within a zone."),
   stateDir: text(

@@ -15,6 +15,7 @@ export type PeeringSettings = {
   peerUrl: string;
   peerToken: string;
   peerWaitMs: number;
+  peerRepeatIntervalMs: number;
 };
 
 export type Peering = {
@@ -33,6 +34,7 @@ export function createPeering(
   settings: PeeringSettings,
 ): Peering | undefined {
   const { nodeId, zone, peerHost, peerPort, peerUrl, peerToken: token, peerWaitMs: waitMs } = settings;
+  const { peerRepeatIntervalMs: repeatIntervalMs } = settings;
   if (peerHost === "" || mover === undefined) return undefined;
   let peers: Peers | undefined;
   return {
@@ -51,6 +53,7 @@ export function createPeering(
         nodeId,
         zone,
         url: peerUrl === "" ? advertisedUrl(url) : peerUrl,
+        repeatIntervalMs,
       });
       return {
         async close() {

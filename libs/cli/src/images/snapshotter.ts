@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { join, resolve } from "node:path";
 import { PlatformError } from "@pilotlight/errors";
 import { openImagefs } from "@pilotlight/imagefs";
-import { countSnapshots, startSnapshotter } from "@pilotlight/snapshotter";
+import { countSnapshots, DEFAULT_SNAPSHOTTER_TIMES, startSnapshotter } from "@pilotlight/snapshotter";
 import { configureLogging } from "@pilotlight/telemetry";
 import type { Context } from "../context.ts";
 import { type RegistryChoice, registryOptions, withBucket } from "./stored-image.ts";
@@ -17,8 +17,6 @@ export type SnapshotterChoice = {
   converter: string;
   registry: RegistryChoice;
 };
-
-const LOOKUP_TIMEOUT_MS = 5_000;
 
 /** Serves until it is told to stop. Mounts stay, so that it may be started again under running containers. */
 export const serveContainerd = (context: Context, choice: SnapshotterChoice): Promise<void> =>
@@ -38,7 +36,7 @@ export const serveContainerd = (context: Context, choice: SnapshotterChoice): Pr
       registry,
       imageConverterAddress: choice.converter,
       learnStarts: !bucket.uri.startsWith("file:"),
-      lookupTimeoutMs: LOOKUP_TIMEOUT_MS,
+      times: DEFAULT_SNAPSHOTTER_TIMES,
     });
     context.showLine({ socket, directory }, () => `serving containerd on ${socket}`);
     if (!terminal.interrupted.aborted)

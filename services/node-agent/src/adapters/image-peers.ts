@@ -50,6 +50,7 @@ export async function shareImages(
           nodeId,
           zone,
           url: peerUrl === "" ? urlOf(opened) : peerUrl,
+          repeatIntervalMs: config.peerRepeatIntervalMs,
           onChange,
         }),
     });

@@ -21,7 +21,7 @@ beforeAll(async () => {
     run: {},
   });
   ({ reference, manifestDigest: digest } = layout);
-  images = pulledImages(join(scratch, "pulled"), "auto", {});
+  images = pulledImages(join(scratch, "pulled"), "auto", {}, 60_000);
 });
 afterAll(async () => {
   await images.close(true);

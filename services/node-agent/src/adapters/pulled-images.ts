@@ -20,14 +20,12 @@ export type PulledImages = {
   close(stop: boolean): Promise<void>;
 };
 
-/** An image that was just pulled is mounted within this time, or was not needed. */
-const MOUNT_WITHIN_MS = 60_000;
-
-/** `directory`: on a local disk with room for whole images. */
+/** `directory`: on a local disk with room for whole images. `keepMs`: what was not mounted within this time was not needed. */
 export function pulledImages(
   directory: string,
   method: MountMethod | "auto",
   registry: RegistryOptions,
+  keepMs: number,
 ): PulledImages {
   const bucket = openStore(`file://${join(directory, "bucket")}`);
   const log = logger("images");
@@ -47,7 +45,7 @@ export function pulledImages(
   let pulledAt = Number.NEGATIVE_INFINITY;
 
   const clear = async () => {
-    if (pulls.busy || performance.now() - pulledAt < MOUNT_WITHIN_MS) return;
+    if (pulls.busy || performance.now() - pulledAt < keepMs) return;
     if ((await places.places()).length > 0) return;
     // The processes know what is in the cache: they go with it.
     await imagefs.stop();
