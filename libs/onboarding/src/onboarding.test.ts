@@ -59,7 +59,7 @@ describe("quantising", () => {
     expect(record).toMatchObject({
       name: "tiny-int4",
       tool: "test 1",
-      recipe: "transform-1 int4-g32 shards-40000",
+      recipe: "transform-2 int4-g32 shards-40000",
       licence: "CC0-1.0",
       source: { files: { "model.safetensors": plain.files["model.safetensors"].sha256 } },
       quantisation: { scheme: "int4", groupSize: 32, format: "pack-quantized" },

@@ -15,7 +15,7 @@ export type Transformation = {
 };
 
 /** Changes when the same source would give other bytes. */
-const RECIPE = "transform-1";
+const RECIPE = "transform-2";
 
 /** Throws invalidArgument. */
 export function checkTransformation({
@@ -28,7 +28,7 @@ export function checkTransformation({
   checkRanks(ranks);
 }
 
-/** `transform-1 int4-g128 shards-5000000000 ranks-2` */
+/** `transform-2 int4-g128 shards-5000000000 ranks-2` */
 export function recipeOf({ scheme, shardBytesMax, ranks }: Transformation): string {
   const group = scheme?.groupSize === undefined || scheme.groupSize === null ? "" : `-g${scheme.groupSize}`;
   return [

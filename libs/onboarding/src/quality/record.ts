@@ -36,7 +36,7 @@ export function qualityRecord(
       name: scheme.name,
       bits: schemeBits(scheme),
       groupSize: scheme.groupSize,
-      rounding: scheme.name === "int4" ? "nearest, scale of least squared error" : "nearest",
+      rounding: scheme.name === "int4" ? "nearest, scale of least squared error, of either sign" : "nearest",
     },
     overall: {
       relativeRms: weights === 0 ? 0 : Math.sqrt(squares / weights),

@@ -87,6 +87,47 @@ test("int4: the earlier weight lies in the low half, eight above its value", () 
   expect(codes[0]).toBe((1 << 4) | 15);
 });
 
+describe("int4 scales", () => {
+  const int4 = parseScheme("int4", 32);
+  const cost = (values: Float32Array, type: "BF16" | "F32" = "BF16") => {
+    const error = noError();
+    quantiseRows(values, values.length, int4, type, error);
+    return error.squaredError;
+  };
+  /** What rounding to the nearest with the largest weight kept would cost. */
+  const costOfNearest = (values: Float32Array) => {
+    let sum = 0;
+    for (let at = 0; at < values.length; at += 32) {
+      const group = values.subarray(at, at + 32);
+      const scale = Math.max(...group.map(Math.abs)) / 7;
+      for (const value of group) sum += (value - roundHalfEven(value / scale) * scale) ** 2;
+    }
+    return sum;
+  };
+
+  test.each([1, -1])("the code that only one side has goes to the side that needs it (%i)", (side) => {
+    const values = Float32Array.from({ length: 32 }, (_, i) => side * ((i % 16) - 8));
+    const { codes, scales } = quantiseRows(values, 32, int4, "F32", noError());
+    expect(scales).toEqual(Float32Array.of(side));
+    expect(dequantise(codes, scales, 32, int4)).toEqual(values);
+  });
+  test.each([4, 5, 6])(
+    "weights of a bell curve lose a quarter less than by rounding alone (seed %i)",
+    (seed) => {
+      const next = noise(seed);
+      const values = Float32Array.from({ length: 64 * 32 }, () =>
+        Array.from({ length: 12 }, next).reduce((a, b) => a + b),
+      );
+      expect(cost(values)).toBeLessThan(0.75 * costOfNearest(values));
+    },
+  );
+  test("one weight far out does not coarsen all others more than it must", () => {
+    const values = matrix(1, 32, 3);
+    values[7] = 0.25;
+    expect(cost(values)).toBeLessThan(costOfNearest(values));
+  });
+});
+
 describe("blocks of rows", () => {
   async function* pieces(bytes: Uint8Array, size: number) {
     for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size);

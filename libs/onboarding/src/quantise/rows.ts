@@ -1,8 +1,8 @@
-// Rows of weights to codes and scales. Symmetric round-to-nearest; for 4 bits each group's scale is the best of a few, because
-// clipping the largest weight a little usually costs less than coarser steps for all others. Pure, and the same on every
-// machine: only IEEE arithmetic in one order.
+// Rows of weights to codes and scales. Symmetric, to the nearest; for 4 bits each group has the scale of least squared error
+// (group-scale.ts). Pure, and the same on every machine: only IEEE arithmetic in one order.
 import { fromBf16, toBf16 } from "@pilotlight/models";
 import { E4M3_MAX, E4M3_VALUES, roundHalfEven, toE4m3 } from "./float8.ts";
+import { INT4_CODES, leastErrorScale } from "./group-scale.ts";
 import type { Scheme } from "./scheme.ts";
 
 /** What rounding has cost a tensor so far. */
@@ -15,10 +15,8 @@ export type QuantisedRows = {
   scales: Float32Array;
 };
 
-/** The divisors of the largest weight that are tried as scale: with 7 it is kept, beyond it is clipped. */
-const INT4_DIVISORS = [7, 7.25, 7.5, 7.75, 8, 8.25, 8.5, 8.75, 9];
 /** Of the codes. */
-const CODE_RANGE = { int4: { min: -8, max: 7 }, int8: { min: -128, max: 127 } };
+const CODE_RANGE = { int4: INT4_CODES, int8: { min: -128, max: 127 } };
 
 /** `columns` divides the values into rows. Adds to `error`. Values must be finite. */
 export function quantiseRows(
@@ -43,26 +41,10 @@ export function quantiseRows(
 }
 
 function chooseScale(weights: Float32Array, { name }: Scheme, type: "BF16" | "F32"): number {
+  if (name === "int4") return leastErrorScale(weights, (scale) => rounded(scale, type));
   let largest = 0;
   for (let i = 0; i < weights.length; i++) largest = Math.max(largest, Math.abs(weights[i] as number));
-  if (name !== "int4") return rounded(largest / (name === "fp8" ? E4M3_MAX : 127), type);
-  let best = 1;
-  let least = Number.POSITIVE_INFINITY;
-  for (const divisor of INT4_DIVISORS) {
-    const scale = rounded(largest / divisor, type);
-    let sum = 0;
-    for (let i = 0; i < weights.length && sum < least; i++) {
-      const weight = weights[i] as number;
-      const code = Math.max(-8, Math.min(7, roundHalfEven(weight / scale)));
-      const off = weight - code * scale;
-      sum += off * off;
-    }
-    if (sum < least) {
-      least = sum;
-      best = scale;
-    }
-  }
-  return best;
+  return rounded(largest / (name === "fp8" ? E4M3_MAX : 127), type);
 }
 
 /** The scale as it is kept; never zero, so that nothing is divided by it. */
