@@ -1,33 +1,24 @@
 // Segments as files: in shared memory first (in memory that was made ready ahead, where that is asked for), on disk where that
 // is too small, and for sources that are files on the same file system without any copy, as another name (hard link) of the
 // source's own file. Directories belong to one streamer at a time; what a killed one left is removed when the next one starts.
-import { randomUUID } from "node:crypto";
 import {
   chownSync,
-  closeSync,
   createReadStream,
-  fchownSync,
-  ftruncateSync,
   linkSync,
   mkdirSync,
-  openSync,
-  read,
   readdirSync,
-  renameSync,
   rmSync,
   statfsSync,
   statSync,
-  writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { promisify } from "node:util";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectStore } from "@pilotlight/object-store";
 import type { Mover } from "@pilotlight/streamer";
+import { bytesInOneFile, FileSet, nothing, type Place } from "./file-set.ts";
 import { hasHugePages } from "./huge-memory.ts";
-import { createMappedFile } from "./mapped-file.ts";
-import type { Scratch, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
+import type { Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
 import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
 
@@ -57,20 +48,13 @@ export type SegmentFilesOptions = {
 /** Read and written at once when weights move to disk. */
 const COPY_BYTES = 4 * 1024 * 1024;
 const LOCK_NAME = "owner.lock";
-const readSome = promisify(read);
 
 /** Takes both directories, removing what an earlier owner left. Throws alreadyExists when one is in use. */
 export function openSegmentFiles(options: SegmentFilesOptions): SegmentMaker & { close(): void } {
   return new SegmentFiles(options);
 }
 
-type Owned = SegmentPlace & {
-  kind: "memory" | "disk";
-  lock: DatabaseSync;
-  /** Promised to segments, and of these written so far. */
-  bytesUsed: number;
-  bytesWritten: number;
-};
+type Owned = SegmentPlace & Place & { lock: DatabaseSync };
 
 class SegmentFiles implements SegmentMaker {
   readonly #memory: Owned;
@@ -269,7 +253,6 @@ class SegmentFiles implements SegmentMaker {
   }
 }
 
-const nothing = (): void => undefined;
 const NOT_WRITTEN = {
   base: 0,
   place: "source",
@@ -279,164 +262,6 @@ const NOT_WRITTEN = {
   filled: nothing,
   seal: nothing,
 } as const;
-/** Parts of one file begin on a page: tensors stay aligned as they are in their own file. */
-const PAGE_BYTES = 4096;
-const wholePages = (bytes: number): number => Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES;
-const bytesInOneFile = (weights: readonly Pick<WeightFile, "bytes">[]): number =>
-  weights.reduce((sum, { bytes }) => sum + wholePages(bytes), 0);
-
-class FileSet implements SegmentSet {
-  readonly segments: Segment[] = [];
-  readonly #place: Owned;
-  readonly #readerGroupId: number | undefined;
-  readonly #onRoom: () => void;
-  bytes = 0;
-  #written = 0;
-  #open = 0;
-  #removed = false;
-
-  /** `onRoom` is told when everything was written, and when the segments are gone. */
-  constructor(place: Owned, readerGroupId: number | undefined, onRoom: () => void) {
-    this.#place = place;
-    this.#readerGroupId = readerGroupId;
-    this.#onRoom = onRoom;
-  }
-
-  /** A segment in a file of its own, mapped where there is a mapper. */
-  add(path: string, bytes: number, mapper: Pick<Mover, "map"> | undefined): void {
-    // Nothing can be mapped of an empty file.
-    const { descriptor, memory, close } =
-      mapper === undefined || bytes === 0
-        ? this.#createFile(path, bytes)
-        : createMappedFile({ path, bytes, readerGroupId: this.#readerGroupId, mover: mapper });
-    this.#push({ path, base: 0, bytes, descriptor, memory }, 1, close);
-    this.#hold(bytes, 0);
-  }
-
-  #createFile(path: string, bytes: number) {
-    const descriptor = openSync(path, "wx", 0o640);
-    const close = (): void => closeSync(descriptor);
-    try {
-      if (this.#readerGroupId !== undefined)
-        fchownSync(descriptor, process.getuid?.() ?? 0, this.#readerGroupId);
-      ftruncateSync(descriptor, bytes);
-    } catch (error) {
-      close();
-      rmSync(path, { force: true });
-      throw error;
-    }
-    return { descriptor, memory: undefined, close };
-  }
-
-  /** Segments for all of the weights in one file, whose pages are ready as far as the spare memory reaches. */
-  adopt(path: string, spare: SpareMemory, weights: readonly Pick<WeightFile, "bytes">[]): void {
-    const total = bytesInOneFile(weights);
-    const { descriptor, memory } = spare;
-    ftruncateSync(descriptor, total);
-    renameSync(spare.path, path);
-    let open = weights.length;
-    const close = (): void => {
-      open -= 1;
-      if (open === 0) spare.close();
-    };
-    const ready = Math.min(total, spare.bytesReady);
-    this.#hold(total, ready);
-    let base = 0;
-    for (const { bytes } of weights) {
-      this.#push({ path, base, bytes, descriptor, memory }, total === 0 ? 0 : 1 - ready / total, close);
-      base += wholePages(bytes);
-    }
-  }
-
-  #hold(bytes: number, written: number): void {
-    this.bytes += bytes;
-    this.#place.bytesUsed += bytes;
-    this.#fill(written);
-  }
-
-  #fill(bytes: number): void {
-    this.#written += bytes;
-    this.#place.bytesWritten += bytes;
-  }
-
-  /** `newShare`: of what is written to it, so much takes pages that were not there before. */
-  #push(
-    segment: Pick<Segment, "path" | "base" | "bytes" | "memory"> & { descriptor: number },
-    newShare: number,
-    close: () => void,
-  ): void {
-    const { base, descriptor } = segment;
-    let open = true;
-    this.#open += 1;
-    const seal = (): void => {
-      if (!open) return;
-      open = false;
-      close();
-      this.#open -= 1;
-      if (this.#open === 0) this.#onRoom();
-    };
-    const filled = (count: number): void => this.#fill(count * newShare);
-    const write = (data: Uint8Array, at: number): void => {
-      writeFully(descriptor, data, base + at);
-      filled(data.byteLength);
-    };
-    this.segments.push({ ...segment, place: this.#place.kind, write, filled, seal });
-  }
-
-  /** Its name goes at once: nothing of it is left behind, whatever happens. */
-  scratch(): Scratch {
-    const path = join(this.#place.directory, `scratch-${randomUUID()}`);
-    const descriptor = openSync(path, "wx+", 0o600);
-    rmSync(path);
-    const segment: Segment = {
-      path,
-      base: 0,
-      bytes: Number.MAX_SAFE_INTEGER,
-      place: this.#place.kind,
-      descriptor,
-      memory: undefined,
-      write: (data, at) => writeFully(descriptor, data, at),
-      filled: nothing,
-      seal: nothing,
-    };
-    // Through this process, but not on its only thread: others' ranges arrive meanwhile.
-    const copyTo = async (to: Segment, offset: number, length: number): Promise<void> => {
-      const bytes = new Uint8Array(length);
-      await readFully(descriptor, bytes, offset);
-      to.write(bytes, offset);
-    };
-    return { segment, copyTo, close: () => closeSync(descriptor) };
-  }
-
-  /** The names go; whoever has mapped the files keeps them until unmapping. */
-  remove(): void {
-    if (this.#removed) return;
-    this.#removed = true;
-    for (const { path, seal } of this.segments) {
-      seal();
-      rmSync(path, { force: true });
-    }
-    this.#place.bytesUsed -= this.bytes;
-    this.#place.bytesWritten -= this.#written;
-    this.#onRoom();
-  }
-}
-
-function writeFully(descriptor: number, bytes: Uint8Array, offset: number): void {
-  for (let done = 0; done < bytes.byteLength; ) {
-    done += writeSync(descriptor, bytes, done, bytes.byteLength - done, offset + done);
-  }
-}
-
-async function readFully(descriptor: number, bytes: Uint8Array, offset: number): Promise<void> {
-  for (let done = 0; done < bytes.byteLength; ) {
-    const { bytesRead } = await readSome(descriptor, bytes, done, bytes.byteLength - done, offset + done);
-    if (bytesRead === 0)
-      throw new PlatformError("corrupt", "a scratch file is shorter than what was written to it");
-    done += bytesRead;
-  }
-}
-
 /** The lock is SQLite's on an empty database: the kernel frees it when its holder dies. */
 function own(place: SegmentPlace, kind: "memory" | "disk", readerGroupId: number | undefined): Owned {
   try {
