@@ -49,6 +49,9 @@ export function parseRecord(bytes: Uint8Array): CacheRecord {
   try {
     return record.parse(JSON.parse(Buffer.from(bytes).toString("utf8")));
   } catch (cause) {
-    throw new PlatformError("corrupt", "the record of a compile cache cannot be read", { cause });
+    throw new PlatformError("corrupt", "the record of a compile cache cannot be read", {
+      cause,
+      remedy: "Delete it: the next start compiles anew and saves another one.",
+    });
   }
 }

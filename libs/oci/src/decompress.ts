@@ -14,7 +14,7 @@ const PIECE_BYTES = 512 << 10;
 export type DecompressOptions = {
   /** Told at the end: the SHA-256 of all that came, `sha256:…`. */
   onDigest?: (digest: string) => void;
-  /** False: by Node's own means, which take twice the processor time. */
+  /** False: by Node's own means, with a new buffer for every piece. */
   native?: boolean;
 };
 

@@ -13,10 +13,11 @@ export async function* gunzipped(
   const input = source[Symbol.asyncIterator]();
   let piece: Buffer | undefined;
   let from = 0;
+  let left = false;
   /** Less than the buffer holds: the input is over. */
   const fill = async (output: Buffer): Promise<Buffer> => {
     let at = 0;
-    while (at < output.length) {
+    while (at < output.length && !left) {
       if (piece === undefined) {
         const next = await input.next();
         piece = next.done === true ? undefined : next.value;
@@ -49,6 +50,7 @@ export async function* gunzipped(
     }
     onDigest?.(`sha256:${gunzip.finish().toString("hex")}`);
   } finally {
+    left = true;
     // Native code has its hands on the buffers until then.
     await coming.catch(() => undefined);
     await input.return?.();
