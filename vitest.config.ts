@@ -10,5 +10,8 @@ export default defineConfig({
     hookTimeout: 180_000,
     expect: { poll: { timeout: 30_000, interval: 20 } },
     maxWorkers: 2,
+    // What tests that passed have printed is of no use to anyone; a failure keeps all of it.
+    silent: "passed-only",
+    slowTestThreshold: 10_000,
   },
 });
