@@ -1,4 +1,5 @@
-// How long the snapshotter waits for what, in milliseconds. The node agent has each of these as a setting.
+// How long the snapshotter waits for what, in milliseconds. The node agent has each of these as a setting, with the
+// default that stands here.
 export type SnapshotterTimes = {
   /** The longest look into the bucket; afterwards an image counts as not converted. */
   lookupTimeoutMs: number;

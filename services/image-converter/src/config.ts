@@ -1,5 +1,6 @@
 // Settings of the image converter.
 import { BUS_FIELDS, OUTBOX_FIELDS } from "@pilotlight/bus";
+import { DEFAULT_CONVERT_LIMITS as LIMITS } from "@pilotlight/image-conversion";
 import { bytes, choice, count, defineConfig, durationMs, list, port, text, uri } from "@pilotlight/service";
 import { STORE_FIELDS } from "@pilotlight/store";
 
@@ -15,14 +16,27 @@ export const config = defineConfig("image-converter", {
     min: 1_000,
   }),
   pollIntervalMs: durationMs(2_000, "How often to look for work that nobody announced.", { min: 100 }),
-  layersInFlightMax: count(3, "Layers read at the same time, per image.", { min: 1, max: 32 }),
-  chunksInFlightMax: count(24, "Chunks hashed and compressed at the same time, per image.", {
+  layersInFlightMax: count(LIMITS.layersInFlightMax, "Layers read at the same time, per image.", {
     min: 1,
-    max: 1_024,
+    max: 32,
   }),
-  archiveBytesMax: bytes(1024 * 1024 ** 3, "Largest unpacked layer; what stops a decompression bomb."),
-  contentBytesMax: bytes(512 * 1024 ** 3, "Most bytes of files in a layer, with the holes of sparse files."),
-  entriesMax: count(2_000_000, "Most files, directories and links in a layer.", { min: 1, max: 100_000_000 }),
+  chunksInFlightMax: count(
+    LIMITS.chunksInFlightMax,
+    "Chunks hashed and compressed at the same time, per image.",
+    {
+      min: 1,
+      max: 1_024,
+    },
+  ),
+  archiveBytesMax: bytes(LIMITS.archiveBytesMax, "Largest unpacked layer; what stops a decompression bomb."),
+  contentBytesMax: bytes(
+    LIMITS.layer.contentBytesMax,
+    "Most bytes of files in a layer, with the holes of sparse files.",
+  ),
+  entriesMax: count(LIMITS.layer.entriesMax, "Most files, directories and links in a layer.", {
+    min: 1,
+    max: 100_000_000,
+  }),
   closeTimeoutMs: durationMs(1_000, "How long calls may go on when the converter stops."),
   garbageIntervalMs: durationMs(
     0,

@@ -13,7 +13,10 @@ import {
   text,
   uri,
 } from "@pilotlight/service";
-import type { SnapshotterTimes } from "@pilotlight/snapshotter";
+import {
+  DEFAULT_SNAPSHOTTER_TIMES as SNAPSHOTTER_TIMES,
+  type SnapshotterTimes,
+} from "@pilotlight/snapshotter";
 
 export const config = defineConfig("node-agent", {
   ...BUS_FIELDS,
@@ -90,44 +93,48 @@ export const config = defineConfig("node-agent", {
   ),
   containerdDir: text("", "Folder for those snapshots, on a local disk; empty: in stateDir."),
   containerdLookupTimeoutMs: durationMs(
-    5_000,
+    SNAPSHOTTER_TIMES.lookupTimeoutMs,
     "Longest look for a converted image when containerd pulls one; afterwards its layers are fetched.",
     { min: 100 },
   ),
   containerdMissingKeepMs: durationMs(
-    5_000,
+    SNAPSHOTTER_TIMES.missingKeepMs,
     "How long an image that is not converted is believed to be that: all layers of one pull are answered alike.",
   ),
   containerdMountTimeoutMs: durationMs(
-    60_000,
+    SNAPSHOTTER_TIMES.mountTimeoutMs,
     "Longest mount of a converted image for containerd; afterwards its layers are fetched.",
     { min: 1_000 },
   ),
   containerdPullTimeoutMs: durationMs(
-    10 * 60_000,
+    SNAPSHOTTER_TIMES.pullTimeoutMs,
     "How long an image stays mounted of which containerd has pulled a part only.",
     { min: 1_000 },
   ),
   containerdStartLengthMs: durationMs(
-    30_000,
+    SNAPSHOTTER_TIMES.startLengthMs,
     "What a container of containerd reads within this time is its start, and learnt for the next one.",
     { min: 1_000 },
   ),
   containerdKeepIntervalMs: durationMs(
-    3_600_000,
+    SNAPSHOTTER_TIMES.keepIntervalMs,
     "How often the converter hears which images containerd uses; well below its garbageGraceMs.",
     { min: 60_000 },
   ),
   converterAskIntervalMs: durationMs(
-    10 * 60_000,
+    SNAPSHOTTER_TIMES.askIntervalMs,
     "An image that containerd pulls is asked for at the converter at most this often.",
     { min: 1_000 },
   ),
-  housekeepingIntervalMs: durationMs(60_000, "How often what nothing needs any more is removed.", {
-    min: 1_000,
-  }),
+  housekeepingIntervalMs: durationMs(
+    SNAPSHOTTER_TIMES.housekeepingIntervalMs,
+    "How often what nothing needs any more is removed.",
+    {
+      min: 1_000,
+    },
+  ),
   closeTimeoutMs: durationMs(
-    2_000,
+    SNAPSHOTTER_TIMES.closeTimeoutMs,
     "How long what is under way may take when the agent stops: its last report, log lines, calls of containerd.",
   ),
   workerImage: text("", "What `pilotlight://worker` stands for: an image reference, or oci:///directory."),
