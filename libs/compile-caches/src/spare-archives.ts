@@ -3,8 +3,11 @@
 import type { ObjectStore } from "@pilotlight/object-store";
 import { archiveKey, archivesPrefix } from "./record.ts";
 
-/** Archives of one key, with the one that its record names. */
-const ARCHIVES_MAX = 2;
+export type SpareArchivesOptions = {
+  /** Archives of one key that stay, with the one that its record names. */
+  archivesMax: number;
+  signal?: AbortSignal;
+};
 
 /**
  * Removes the oldest archives of a key after a save. One that another node has written and not named yet may be among them when
@@ -14,10 +17,10 @@ export async function removeSpareArchives(
   bucket: ObjectStore,
   key: string,
   named: string,
-  options: { signal?: AbortSignal } = {},
+  { archivesMax, ...options }: SpareArchivesOptions,
 ): Promise<void> {
   const archives = await Array.fromAsync(bucket.list({ prefix: archivesPrefix(key), ...options }));
   const others = archives.filter((archive) => archive.key !== archiveKey(key, named));
   others.sort((a, b) => b.modifiedAt - a.modifiedAt);
-  for (const archive of others.slice(ARCHIVES_MAX - 1)) await bucket.delete(archive.key, options);
+  for (const archive of others.slice(archivesMax - 1)) await bucket.delete(archive.key, options);
 }

@@ -97,6 +97,7 @@ export async function startAgent(
     directory: join(stateDir, "compile-caches"),
     restoreTimeoutMs: settings.compileCacheTimeoutMs,
     settleMs: settings.compileCacheSettleMs,
+    archivesMax: settings.compileCacheArchivesMax,
   });
   const compileCache = compileCachePorts(caches, capacity.acceleratorKind);
   const files = await openReplicaFiles(join(stateDir, "replicas"));

@@ -180,6 +180,11 @@ export const config = defineConfig("node-agent", {
     "A new compile cache is saved when nothing in it has changed for so long.",
     { min: 10 },
   ),
+  compileCacheArchivesMax: count(
+    2,
+    "Saves of one compile cache that stay in the bucket, the latest included: a start may still read an earlier one.",
+    { min: 1, max: 100 },
+  ),
   goneKeepMs: durationMs(24 * 3_600_000, "How long a replica that is gone is remembered and shown."),
   stopReplicasOnExit: flag(
     false,

@@ -12,7 +12,12 @@ let node: TestNode;
 beforeAll(async () => {
   nats = await startTestNats();
   node = await TestNode.start(nats.url);
-  await node.startAgent({ COMPILE_CACHE_SETTLE_MS: "10", ACCELERATORS: "64", MEMORY_MIB: "65536" });
+  await node.startAgent({
+    COMPILE_CACHE_SETTLE_MS: "10",
+    COMPILE_CACHE_ARCHIVES_MAX: "3",
+    ACCELERATORS: "64",
+    MEMORY_MIB: "65536",
+  });
 });
 afterAll(async () => {
   await node.close();
@@ -81,7 +86,7 @@ test("an archive that is gone is one that never was, and others of the same cach
   const [archive] = archivePaths();
   const folder = dirname(String(archive));
   await rm(String(archive));
-  for (const digit of ["1", "2", "3"])
+  for (const digit of ["1", "2", "3", "4"])
     await writeFile(join(folder, `${digit.repeat(64)}.tar.zst`), "earlier");
   await forget();
   const keys = [{}, { key: "driver 2" }];
@@ -93,7 +98,7 @@ test("an archive that is gone is one that never was, and others of the same cach
   }
   // One of the two had the archive.
   expect(outcomes.sort()).toEqual([CompileCacheOutcome.HIT, CompileCacheOutcome.MISS].sort());
-  expect(await readdir(folder)).toHaveLength(2);
+  expect(await readdir(folder)).toHaveLength(3);
 });
 
 test("what holds more than it may is not kept, and the replica serves", async () => {

@@ -32,6 +32,8 @@ export type CompileCachesOptions = {
   restoreTimeoutMs: number;
   /** A cache is saved when nothing in it has changed for so long. */
   settleMs: number;
+  /** Saves of one cache that stay in the bucket. */
+  archivesMax: number;
 };
 
 /** What a deployment says of its cache. */
@@ -198,7 +200,7 @@ export class CompileCaches {
   }
 
   async #put({ key, owner, bytesMax }: CacheWish, signal: AbortSignal): Promise<number> {
-    const { bucket, directory } = this.#options;
+    const { bucket, directory, archivesMax } = this.#options;
     const partial = await mkdtemp(join(directory, "partial-"));
     try {
       const file = join(partial, "archive");
@@ -206,7 +208,7 @@ export class CompileCaches {
       if (files === 0) return 0;
       await bucket.put(archiveKey(key, sha256), createReadStream(file), { sha256, signal });
       await bucket.put(recordKey(key), formatRecord({ ...owner, archive: sha256, bytes, files }), { signal });
-      await removeSpareArchives(bucket, key, sha256, { signal }).catch((thrown) =>
+      await removeSpareArchives(bucket, key, sha256, { archivesMax, signal }).catch((thrown) =>
         this.#log.warn("earlier archives of a compile cache stay", { key, error: toPlatformError(thrown) }),
       );
       return bytes;
