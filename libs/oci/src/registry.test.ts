@@ -180,12 +180,9 @@ describe("a registry that misbehaves", () => {
     response.writeHead(kind === "blobs" && from > 0 ? 206 : 200, { "content-length": bytes.length - from });
     response.end(bytes.subarray(from));
   };
+  const retry = { attemptsMax: 3, initialDelayMs: 1, delayMsMax: 5 };
   const open = (extra = {}) =>
-    openImage(`${host}/app:v1`, {
-      platform: AMD64,
-      retry: { attemptsMax: 3, initialDelayMs: 1, delayMsMax: 5 },
-      ...extra,
-    });
+    openImage(`${host}/app:v1`, { platform: AMD64, patience: { retry }, ...extra });
   const credentials = async () => ({ username: "me", password: "secret" });
 
   test("asks for a token as the challenge says, and keeps it", async () => {
@@ -261,7 +258,17 @@ describe("a registry that misbehaves", () => {
     answer = (_request, response) => void response.writeHead(503).end();
     await expect(open()).rejects.toMatchObject({ code: "unavailable" });
     answer = () => undefined;
-    await expect(open({ stallTimeoutMs: 50 })).rejects.toMatchObject({ code: "deadlineExceeded" });
+    await expect(open({ patience: { retry, stallTimeoutMs: 50 } })).rejects.toMatchObject({
+      code: "deadlineExceeded",
+    });
+  });
+  test("a registry gets the pause that it asks for, unless that is too long", async () => {
+    answer = (_request, response) => void response.writeHead(429, { "retry-after": "60" }).end();
+    const once = { ...retry, attemptsMax: 1 };
+    const pauseOf = (retryAfterMsMax: number) =>
+      open({ patience: { retry: once, retryAfterMsMax } }).catch(({ retryAfterMs }) => retryAfterMs);
+    expect(await pauseOf(60_000)).toBe(60_000);
+    expect(await pauseOf(59_999)).toBeUndefined();
   });
   test("refuses content with another digest, and more of it than promised", async () => {
     answer = (request, response) =>

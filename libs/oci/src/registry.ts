@@ -14,14 +14,27 @@ import {
 } from "./registry-auth.ts";
 import type { ContentStore } from "./source.ts";
 
+/** How long a registry is waited for, and how often it is asked again. */
+export type RegistryPatience = {
+  /** An answer must begin, and a body must go on, within this time. */
+  stallTimeoutMs: number;
+  retry: RetryPolicy;
+  /** A registry that wants a longer pause is asked again as others are. */
+  retryAfterMsMax: number;
+};
+
+export const DEFAULT_REGISTRY_PATIENCE: RegistryPatience = {
+  stallTimeoutMs: 30_000,
+  retry: { attemptsMax: 6, initialDelayMs: 250, delayMsMax: 8_000 },
+  retryAfterMsMax: 3_600_000,
+};
+
 export type RegistryOptions = {
   /** Default: anonymous. */
   credentials?: CredentialProvider;
   /** Registries that are spoken to over plain HTTP. Loopback addresses are always. */
   plainHttpRegistries?: readonly string[];
-  /** An answer must begin, and a body must go on, within this time. Default 30 s. */
-  stallTimeoutMs?: number;
-  retry?: RetryPolicy;
+  patience?: Partial<RegistryPatience>;
 };
 
 const ACCEPT = [
@@ -30,10 +43,6 @@ const ACCEPT = [
   MEDIA_TYPES.dockerIndex,
   MEDIA_TYPES.dockerManifest,
 ].join(", ");
-const DEFAULT_RETRY: RetryPolicy = { attemptsMax: 6, initialDelayMs: 250, delayMsMax: 8_000 };
-const DEFAULT_STALL_TIMEOUT_MS = 30_000;
-/** A registry that wants a longer pause is tried as others are. */
-const RETRY_AFTER_SECONDS_MAX = 3_600;
 
 export function registryStore(reference: RegistryReference, options: RegistryOptions): ContentStore {
   const client = new RegistryClient(reference, options);
@@ -46,16 +55,14 @@ export function registryStore(reference: RegistryReference, options: RegistryOpt
 class RegistryClient {
   readonly #reference: RegistryReference;
   readonly #base: string;
-  readonly #options: RegistryOptions;
-  readonly #stallTimeoutMs: number;
-  readonly #retry: RetryPolicy;
+  readonly #credentials: CredentialProvider | undefined;
+  readonly #patience: RegistryPatience;
   #authorization: string | undefined;
 
   constructor(reference: RegistryReference, options: RegistryOptions) {
     this.#reference = reference;
-    this.#options = options;
-    this.#stallTimeoutMs = options.stallTimeoutMs ?? DEFAULT_STALL_TIMEOUT_MS;
-    this.#retry = options.retry ?? DEFAULT_RETRY;
+    this.#credentials = options.credentials;
+    this.#patience = { ...DEFAULT_REGISTRY_PATIENCE, ...options.patience };
     const host = reference.registry === "docker.io" ? "registry-1.docker.io" : reference.registry;
     const plain =
       isLoopback(host.replace(/:\d+$/, "")) ||
@@ -66,7 +73,7 @@ class RegistryClient {
   async manifest(wanted: string, signal: AbortSignal | undefined): Promise<Buffer> {
     return retry(
       async () => {
-        const watch = new StallWatch(this.#stallTimeoutMs, signal);
+        const watch = new StallWatch(this.#patience.stallTimeoutMs, signal);
         try {
           const response = await this.#request(
             `${this.#base}/manifests/${wanted}`,
@@ -86,7 +93,7 @@ class RegistryClient {
           watch.stop();
         }
       },
-      this.#retry,
+      this.#patience.retry,
       signal === undefined ? {} : { signal },
     );
   }
@@ -97,7 +104,7 @@ class RegistryClient {
     let failures = 0;
     while (true) {
       const before = offset;
-      const watch = new StallWatch(this.#stallTimeoutMs, signal);
+      const watch = new StallWatch(this.#patience.stallTimeoutMs, signal);
       try {
         for await (const piece of this.#blobFrom(descriptor, offset, watch)) {
           offset += piece.length;
@@ -111,8 +118,11 @@ class RegistryClient {
       } catch (thrown) {
         const error = toPlatformError(thrown);
         failures = offset > before ? 1 : failures + 1;
-        if (!error.retryable || failures >= this.#retry.attemptsMax || signal?.aborted) throw error;
-        const delayMs = Math.max(backoffMs(this.#retry, failures, Math.random()), error.retryAfterMs ?? 0);
+        if (!error.retryable || failures >= this.#patience.retry.attemptsMax || signal?.aborted) throw error;
+        const delayMs = Math.max(
+          backoffMs(this.#patience.retry, failures, Math.random()),
+          error.retryAfterMs ?? 0,
+        );
         await sleep(delayMs, undefined, signal && { signal });
       } finally {
         watch.stop();
@@ -156,7 +166,7 @@ class RegistryClient {
 
   async #authorize(header: string | null, signal: AbortSignal): Promise<string> {
     const { registry, repository } = this.#reference;
-    const credentials: RegistryCredentials | undefined = await this.#options.credentials?.(registry);
+    const credentials: RegistryCredentials | undefined = await this.#credentials?.(registry);
     const challenge = parseChallenge(header);
     if (challenge?.scheme === "bearer")
       return `Bearer ${await fetchToken(challenge, `repository:${repository}:pull`, credentials, signal)}`;
@@ -177,8 +187,9 @@ class RegistryClient {
       });
     if (status === 401) return new PlatformError("unauthenticated", `${what}: the credentials were refused`);
     if (status === 403) return new PlatformError("permissionDenied", `${what}: access denied`);
-    const after = Number(response.headers.get("retry-after"));
-    const retryAfter = after > 0 && after <= RETRY_AFTER_SECONDS_MAX ? { retryAfterMs: after * 1000 } : {};
+    const retryAfterMs = Number(response.headers.get("retry-after")) * 1_000;
+    const retryAfter =
+      retryAfterMs > 0 && retryAfterMs <= this.#patience.retryAfterMsMax ? { retryAfterMs } : {};
     if (status === 429)
       return new PlatformError("resourceExhausted", `${what}: too many requests`, retryAfter);
     if (status >= 500) return new PlatformError("unavailable", `${what}: HTTP ${status}`, retryAfter);

@@ -11,14 +11,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { ERROR_CODES, type ErrorCode, PlatformError } from "@pilotlight/errors";
 import * as z from "zod";
+import type { ImagefsTimes } from "./times.ts";
 
-/** The processes are up within milliseconds; on a loaded machine those before them may take long to die. */
-const START_TIMEOUT_MS = 30_000;
 const CONNECT_INTERVAL_MS = 20;
-/** Mounting answers within milliseconds; an unmount may wait for the kernel. */
-const CALL_TIMEOUT_MS = 30_000;
 const CALL_ATTEMPTS_MAX = 4;
-const STOP_TIMEOUT_MS = 10_000;
 
 const run = promisify(execFile);
 
@@ -35,7 +31,7 @@ export type DaemonOptions = {
   binary: string;
   cacheDir: string;
   cacheBytesMax: number;
-  readDeadlineMs: number;
+  times: Pick<ImagefsTimes, "readDeadlineMs" | "startTimeoutMs" | "callTimeoutMs" | "stopTimeoutMs">;
   blockDevices: boolean;
   /** Asked for the place of a pack whose location is unknown or expired. */
   onLocate: (key: string, pack: string) => void;
@@ -73,13 +69,13 @@ export class Daemon {
    */
   async stop(): Promise<void> {
     this.#stopping = true;
-    const { binary, cacheDir } = this.#options;
+    const { binary, cacheDir, times } = this.#options;
     for (let attempt = 1; attempt <= CALL_ATTEMPTS_MAX && (await this.isRunning()); attempt++) {
       // The answer may get lost with the process that was asked to end; or a handler died just before.
       await this.#callOnce("stop", {}).catch((error: unknown) => {
         if (!(error instanceof HandlerGone)) throw error;
       });
-      const deadline = performance.now() + STOP_TIMEOUT_MS;
+      const deadline = performance.now() + times.stopTimeoutMs;
       while (performance.now() < deadline && (await this.isRunning())) await sleep(CONNECT_INTERVAL_MS);
     }
     await this.close();
@@ -88,15 +84,16 @@ export class Daemon {
   }
 
   async #callOnce(op: string, fields: Record<string, unknown>): Promise<unknown> {
+    const { callTimeoutMs } = this.#options.times;
     // Places of packs are of no use to processes that do not know the image.
     const socket = await this.#connected(op !== "locations");
     const id = this.#nextId++;
     const answer = new Promise<unknown>((resolve, reject) => this.#pending.set(id, { resolve, reject }));
     const timer = setTimeout(() => {
       this.#settle(id)?.reject(
-        new PlatformError("deadlineExceeded", `imagefs did not answer ${op} in ${CALL_TIMEOUT_MS} ms`),
+        new PlatformError("deadlineExceeded", `imagefs did not answer ${op} in ${callTimeoutMs} ms`),
       );
-    }, CALL_TIMEOUT_MS);
+    }, callTimeoutMs);
     socket.write(`${JSON.stringify({ id, op, ...fields })}\n`);
     return answer.finally(() => clearTimeout(timer));
   }
@@ -166,11 +163,16 @@ export class Daemon {
   }
 
   async #start(): Promise<Socket> {
-    const { binary, cacheDir, cacheBytesMax, readDeadlineMs, blockDevices } = this.#options;
+    const { binary, cacheDir, cacheBytesMax, times, blockDevices } = this.#options;
     await mkdir(cacheDir, { recursive: true });
     const log = join(cacheDir, "imagefs.log");
     const output = openSync(log, "a");
-    const limits = ["--cache-bytes-max", String(cacheBytesMax), "--read-deadline-ms", String(readDeadlineMs)];
+    const limits = [
+      "--cache-bytes-max",
+      String(cacheBytesMax),
+      "--read-deadline-ms",
+      String(times.readDeadlineMs),
+    ];
     if (blockDevices) limits.push("--block-devices", "true");
     const child = spawn(binary, ["serve", "--cache", cacheDir, ...limits], {
       detached: true,
@@ -186,7 +188,7 @@ export class Daemon {
       if (code !== 3) ended = `it ended with ${signal ?? code}`;
     });
     child.unref();
-    const deadline = performance.now() + START_TIMEOUT_MS;
+    const deadline = performance.now() + times.startTimeoutMs;
     while (performance.now() < deadline && ended === undefined) {
       const socket = await tryConnect(this.#socketPath);
       if (socket !== undefined) return socket;

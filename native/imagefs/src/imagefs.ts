@@ -22,6 +22,7 @@ import { entryName, exportPath, findHotPack, type RecordedStart, recordStart } f
 import { takeSeed } from "./seed.ts";
 import { Sharing, type SharingOptions } from "./sharing.ts";
 import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
+import { DEFAULT_IMAGEFS_TIMES, type ImagefsTimes } from "./times.ts";
 
 export type ImagefsOptions = {
   /** Absolute; kept between runs. Its file system must be a local one (ext4, xfs, btrfs). */
@@ -30,8 +31,7 @@ export type ImagefsOptions = {
   cacheBytesMax?: number;
   /** Caches that 'image seed' filled, on read-only disks too: whole images are mounted from there, nothing is copied. */
   seedDirs?: readonly string[];
-  /** A read that waited this long for the bucket fails with EIO. Default 30 s. */
-  readDeadlineMs?: number;
+  times?: Partial<ImagefsTimes>;
   /** Mount EROFS from loop devices, as kernels before 6.12 need it and as is done there by itself. Only with "fuse". */
   blockDevices?: boolean;
   /** The imagefs program. Default: the one that build.mjs made, if it is there. null: do without, images are extracted. */
@@ -82,7 +82,6 @@ export type Mount = {
 };
 
 const DEFAULT_CACHE_BYTES_MAX = 64 * 2 ** 30;
-const DEFAULT_READ_DEADLINE_MS = 30_000;
 const IMAGE_OBJECT_BYTES_MAX = 1 << 30;
 const BUILT_BINARY = join(import.meta.dirname, "..", "pilotlight-imagefs");
 /** Locations are handed over in groups, so that the first ones arrive early. */
@@ -102,10 +101,12 @@ export class Imagefs {
   #probe: Promise<Probe> | undefined;
   #sharing: Sharing | undefined;
   readonly #seedDirs: readonly string[];
+  readonly #times: ImagefsTimes;
 
   constructor(options: ImagefsOptions) {
     this.cacheDir = options.cacheDir;
     this.#seedDirs = options.seedDirs ?? [];
+    this.#times = { ...DEFAULT_IMAGEFS_TIMES, ...options.times };
     const binary = options.binary === undefined ? BUILT_BINARY : options.binary;
     this.binary = binary !== null && existsSync(binary) ? binary : undefined;
     if (this.binary === undefined && typeof options.binary === "string") {
@@ -119,7 +120,7 @@ export class Imagefs {
       binary: this.binary,
       cacheDir: options.cacheDir,
       cacheBytesMax: options.cacheBytesMax ?? DEFAULT_CACHE_BYTES_MAX,
-      readDeadlineMs: options.readDeadlineMs ?? DEFAULT_READ_DEADLINE_MS,
+      times: this.#times,
       blockDevices: options.blockDevices ?? false,
       onLocate: (key, pack) => void this.#locate(key, [pack]).catch(() => undefined),
     });
@@ -128,7 +129,7 @@ export class Imagefs {
   /** What this machine can do; found out once. */
   async probe(): Promise<Probe> {
     await mkdir(this.cacheDir, { recursive: true });
-    this.#probe ??= probeMachine(this.binary, this.cacheDir);
+    this.#probe ??= probeMachine(this.binary, this.cacheDir, this.#times.probeTimeoutMs);
     return this.#probe;
   }
 
@@ -143,6 +144,7 @@ export class Imagefs {
     if (daemon === undefined || this.#sharing !== undefined) return;
     this.#sharing = await Sharing.start(
       options,
+      this.#times,
       (op, fields) => daemon.call(op, fields),
       () => daemon.isRunning(),
     );

@@ -14,3 +14,4 @@ export type { MountMethod, Probe } from "./probe.ts";
 export { entryName, profilesOf, type RecordedStart, type StoredProfile } from "./profiles.ts";
 export type { SharingOptions } from "./sharing.ts";
 export type { ImagefsStats, ImageStats, TouchedRun } from "./stats.ts";
+export { DEFAULT_IMAGEFS_TIMES, type ImagefsTimes } from "./times.ts";

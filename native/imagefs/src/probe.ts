@@ -13,18 +13,19 @@ const probeSchema = z.object({ fanotify: abilitySchema, fuse: abilitySchema, use
 /** Each ability, and why it is missing. */
 export type Probe = z.infer<typeof probeSchema>;
 
-/** A probe mounts and reads; what takes longer hangs. */
-const PROBE_TIMEOUT_MS = 20_000;
-
 const run = promisify(execFile);
 
 /** Asks the program; without one, everything but extraction is missing. */
-export async function probeMachine(binary: string | undefined, directory: string): Promise<Probe> {
+export async function probeMachine(
+  binary: string | undefined,
+  directory: string,
+  timeoutMs: number,
+): Promise<Probe> {
   if (binary === undefined) {
     const missing = { ok: false, why: "the imagefs program is not built (it needs Rust)" };
     return { fanotify: missing, fuse: missing, userNamespaces: missing };
   }
-  const { stdout } = await run(binary, ["probe", directory], { timeout: PROBE_TIMEOUT_MS });
+  const { stdout } = await run(binary, ["probe", directory], { timeout: timeoutMs });
   return probeSchema.parse(JSON.parse(stdout));
 }
 

@@ -3,8 +3,7 @@
 import { createHash } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { PlatformError, toPlatformError } from "@pilotlight/errors";
+import { PlatformError, type RetryPolicy, retry, toPlatformError } from "@pilotlight/errors";
 import {
   encodeHotPack,
   encodeProfile,
@@ -24,7 +23,7 @@ import type { ObjectStore } from "@pilotlight/object-store";
 /** A start that needs more than this is not helped by one stream. */
 const HOT_BYTES_MAX = 1 << 30;
 const EXPORT_PAGES_MAX = 1024;
-const WRITE_ATTEMPTS_MAX = 4;
+const WRITE_RETRY: RetryPolicy = { attemptsMax: 4, initialDelayMs: 100, delayMsMax: 400 };
 
 /** Names an entry point: the command that is run. Starts of different commands have different profiles. */
 export function entryName(command: readonly string[]): string {
@@ -74,21 +73,17 @@ async function updateProfile({
   touched,
 }: RecordOptions): Promise<{ before: Profile | undefined; after: Profile }> {
   const key = profileKey(file.manifest.manifestDigest, entry);
-  for (let attempt = 1; ; attempt++) {
+  const update = async () => {
     const found = await readProfile(bucket, key);
     const after = mergeProfile(found?.profile, file.index, touched);
-    try {
-      await bucket.put(
-        key,
-        encodeProfile(after),
-        found === undefined ? { ifNoneMatch: "*" } : { ifMatch: found.etag },
-      );
-      return { before: found?.profile, after };
-    } catch (error) {
-      if (toPlatformError(error).code !== "preconditionFailed" || attempt === WRITE_ATTEMPTS_MAX) throw error;
-      await sleep(Math.random() * 100 * attempt);
-    }
-  }
+    await bucket.put(
+      key,
+      encodeProfile(after),
+      found === undefined ? { ifNoneMatch: "*" } : { ifMatch: found.etag },
+    );
+    return { before: found?.profile, after };
+  };
+  return retry(update, WRITE_RETRY, { shouldRetry: ({ code }) => code === "preconditionFailed" });
 }
 
 async function readProfile(

@@ -7,6 +7,7 @@ import { digestHex, imageKey, parseImageFile } from "@pilotlight/image-format";
 import type { ObjectStore } from "@pilotlight/object-store";
 import { ownerOf, type Peer, type Peers } from "@pilotlight/peers";
 import * as z from "zod";
+import type { ImagefsTimes } from "./times.ts";
 
 export type SharingOptions = {
   nodeId: string;
@@ -22,11 +23,8 @@ export type SharingOptions = {
 };
 
 const REFRESH_INTERVAL_MS = 1_000;
-/** Nodes that start the same image within this time know each other; up to twice as long, so that not all act at once. */
-const TURN_LISTEN_MS = 100;
-/** Another node is asked for the image object: where it is still fetching it, this often and this long. */
+/** A node that is still fetching the image object is asked for it this often. */
 const OBJECT_ASK_INTERVAL_MS = 40;
-const OBJECT_WAIT_MS = 1_500;
 /** The object's header and manifest, as a rule. */
 const OBJECT_HEAD_BYTES = 16 << 10;
 const NODE_HEADER = "x-pilotlight-node";
@@ -36,10 +34,12 @@ const answerSchema = z.object({
   holdings: z.record(z.string(), z.enum(["loading", "complete"])),
 });
 
+type SharingTimes = Pick<ImagefsTimes, "peerListenMs" | "peerObjectTimeoutMs">;
 type Call = (op: string, fields: Record<string, unknown>) => Promise<unknown>;
 
 export class Sharing {
   readonly #options: SharingOptions;
+  readonly #times: SharingTimes;
   readonly #call: Call;
   readonly #isRunning: () => Promise<boolean>;
   readonly #said = new Map<string, "loading" | "complete">();
@@ -51,8 +51,14 @@ export class Sharing {
   #refreshing: Promise<void> | undefined;
   #again = false;
 
-  private constructor(options: SharingOptions, call: Call, isRunning: () => Promise<boolean>) {
+  private constructor(
+    options: SharingOptions,
+    times: SharingTimes,
+    call: Call,
+    isRunning: () => Promise<boolean>,
+  ) {
     this.#options = options;
+    this.#times = times;
     this.#call = call;
     this.#isRunning = isRunning;
     this.#port = options.port;
@@ -62,10 +68,11 @@ export class Sharing {
   /** Opens the door and joins the others. `isRunning`: whether the processes are there, without starting them. */
   static async start(
     options: SharingOptions,
+    times: SharingTimes,
     call: Call,
     isRunning: () => Promise<boolean>,
   ): Promise<Sharing> {
-    const sharing = new Sharing(options, call, isRunning);
+    const sharing = new Sharing(options, times, call, isRunning);
     try {
       await sharing.#tell();
     } catch (error) {
@@ -92,7 +99,7 @@ export class Sharing {
   async takeTurn(key: string, signal: AbortSignal): Promise<{ mine: boolean; end(): void }> {
     const end = this.announce(key);
     try {
-      await sleep(TURN_LISTEN_MS * (1 + Math.random()), undefined, { signal });
+      await sleep(this.#times.peerListenMs * (1 + Math.random()), undefined, { signal });
     } catch (error) {
       end();
       throw error;
@@ -162,7 +169,7 @@ export class Sharing {
   async #askForObject(peer: Peer, key: string, bytesMax: number): Promise<Buffer | undefined> {
     const { nodeId, token } = this.#options;
     const headers = { [NODE_HEADER]: nodeId, ...(token !== "" && { authorization: `Bearer ${token}` }) };
-    const signal = AbortSignal.timeout(OBJECT_WAIT_MS);
+    const signal = AbortSignal.timeout(this.#times.peerObjectTimeoutMs);
     try {
       for (;;) {
         const response = await fetch(new URL(`/images/${key}/image`, peer.url), {

@@ -1,7 +1,8 @@
 // Settings of the image converter.
 import { BUS_FIELDS, OUTBOX_FIELDS } from "@pilotlight/bus";
 import { DEFAULT_CONVERT_LIMITS as LIMITS } from "@pilotlight/image-conversion";
-import { bytes, choice, count, defineConfig, durationMs, list, port, text, uri } from "@pilotlight/service";
+import { REGISTRY_FIELDS } from "@pilotlight/oci/part";
+import { bytes, choice, count, defineConfig, durationMs, port, text, uri } from "@pilotlight/service";
 import { STORE_FIELDS } from "@pilotlight/store";
 
 export const config = defineConfig("image-converter", {
@@ -48,23 +49,13 @@ export const config = defineConfig("image-converter", {
     { min: 60_000 },
   ),
   workerImage: text("", "What `pilotlight://worker` stands for; it is never removed."),
-  registryCredentialsFile: text(
-    "",
-    "Docker configuration file (config.json) with registry credentials; empty: anonymous.",
-  ),
-  registryStallTimeoutMs: durationMs(30_000, "Longest silence of a registry before a request is repeated.", {
-    min: 100,
-  }),
+  ...REGISTRY_FIELDS,
   imagePolicy: choice(
     ["any", "digest", "signed"],
     "any",
     "Which images may be used: any; only references with a digest; only images with a cosign signature by a trusted key.",
   ),
   imageSigningKeysFile: text("", "PEM file with the public keys that imagePolicy=signed trusts."),
-  plainHttpRegistries: list(
-    [],
-    "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
-  ),
 });
 
 export type ConverterConfig = {

@@ -3,7 +3,8 @@ import { BUS_MIGRATION, connectServiceBus, consumeWithInbox, startServiceOutbox 
 import { ImageConverterService } from "@pilotlight/contracts";
 import { convertImage, DEFAULT_CONVERT_LIMITS } from "@pilotlight/image-conversion";
 import { openStore } from "@pilotlight/object-store";
-import { dockerConfigCredentials, parsePlatform } from "@pilotlight/oci";
+import { parsePlatform } from "@pilotlight/oci";
+import { registryOptionsOf } from "@pilotlight/oci/part";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openServiceStore } from "@pilotlight/store";
 import { config } from "./config.ts";
@@ -30,13 +31,6 @@ await runService({
     const bucket = openStore(settings.bucketUri);
     const { layersInFlightMax, chunksInFlightMax, archiveBytesMax, contentBytesMax, entriesMax } = settings;
     const layer = { ...DEFAULT_CONVERT_LIMITS.layer, contentBytesMax, entriesMax };
-    const registry = {
-      plainHttpRegistries: settings.plainHttpRegistries,
-      stallTimeoutMs: settings.registryStallTimeoutMs,
-      ...(settings.registryCredentialsFile === ""
-        ? {}
-        : { credentials: dockerConfigCredentials(settings.registryCredentialsFile) }),
-    };
     const policy = await loadPolicy(settings.imagePolicy, settings.imageSigningKeysFile);
     const runner = new ConversionRunner(
       {
@@ -49,7 +43,7 @@ await runService({
             platform: parsePlatform(key.platform),
             bucket,
             limits: { layersInFlightMax, chunksInFlightMax, archiveBytesMax, layer },
-            registry,
+            registry: registryOptionsOf(settings),
             policy,
             onProgress,
             signal,

@@ -1,5 +1,7 @@
 // Settings of the node agent.
 import { BUS_FIELDS } from "@pilotlight/bus";
+import { DEFAULT_IMAGEFS_TIMES as IMAGEFS_TIMES, type ImagefsTimes } from "@pilotlight/imagefs";
+import { REGISTRY_FIELDS } from "@pilotlight/oci/part";
 import {
   bytes,
   choice,
@@ -30,9 +32,29 @@ export const config = defineConfig("node-agent", {
   imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
   imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
   imageReadDeadlineMs: durationMs(
-    30_000,
+    IMAGEFS_TIMES.readDeadlineMs,
     "How long a program's read of an image waits for the bucket before it fails.",
     { min: 1_000 },
+  ),
+  imagefsStartTimeoutMs: durationMs(
+    IMAGEFS_TIMES.startTimeoutMs,
+    "Longest start of the processes that mount images; those before them may take long to die on a loaded machine.",
+    { min: 100 },
+  ),
+  imagefsCallTimeoutMs: durationMs(
+    IMAGEFS_TIMES.callTimeoutMs,
+    "Longest answer of these processes, to mount or unmount an image for instance.",
+    { min: 100 },
+  ),
+  imagefsStopTimeoutMs: durationMs(
+    IMAGEFS_TIMES.stopTimeoutMs,
+    "How long these processes may take to end before they are told again.",
+    { min: 100 },
+  ),
+  imagefsProbeTimeoutMs: durationMs(
+    IMAGEFS_TIMES.probeTimeoutMs,
+    "Longest trial of what this machine can mount.",
+    { min: 100 },
   ),
   imageSeedDirs: list(
     [],
@@ -72,21 +94,21 @@ export const config = defineConfig("node-agent", {
     "How often a node tells the others what it has; who is not heard five times in a row is gone. The same on all nodes.",
     { min: 100, max: 60_000 },
   ),
+  peerListenMs: durationMs(
+    IMAGEFS_TIMES.peerListenMs,
+    "How long a node that is about to pull an image listens for others that start it too; up to twice as long.",
+    { max: 60_000 },
+  ),
+  peerObjectTimeoutMs: durationMs(
+    IMAGEFS_TIMES.peerObjectTimeoutMs,
+    "How long another node is asked for an image's index before the bucket is.",
+    { max: 60_000 },
+  ),
   zone: text("", "Nodes serve each other within a zone."),
   pulledKeepMs: durationMs(60_000, "How long a pulled image stays that nothing has mounted yet.", {
     min: 1_000,
   }),
-  registryCredentialsFile: text(
-    "",
-    "Docker configuration file (config.json) with registry credentials for that; empty: anonymous.",
-  ),
-  registryStallTimeoutMs: durationMs(30_000, "Longest silence of a registry before a request is repeated.", {
-    min: 100,
-  }),
-  plainHttpRegistries: list(
-    [],
-    "Registries (host:port) that are spoken to without TLS; loopback ones always are.",
-  ),
+  ...REGISTRY_FIELDS,
   containerdSocket: text(
     "",
     "Socket on which this node's containerd gets snapshots from the agent (docs/containerd.md); empty: it gets none.",
@@ -209,8 +231,21 @@ export const config = defineConfig("node-agent", {
   logKeepBytes: bytes(4 * 1024 ** 2, "How much of a shipped replica's log stays on disk.", { min: 4_096 }),
 });
 
+type Settings = ServiceConfig<(typeof config)["fields"]>;
+
+/** What of the settings is for the processes that mount images. */
+export const imagefsTimes = (settings: Settings): ImagefsTimes => ({
+  readDeadlineMs: settings.imageReadDeadlineMs,
+  startTimeoutMs: settings.imagefsStartTimeoutMs,
+  callTimeoutMs: settings.imagefsCallTimeoutMs,
+  stopTimeoutMs: settings.imagefsStopTimeoutMs,
+  probeTimeoutMs: settings.imagefsProbeTimeoutMs,
+  peerListenMs: settings.peerListenMs,
+  peerObjectTimeoutMs: settings.peerObjectTimeoutMs,
+});
+
 /** What of the settings is for containerd's snapshots. */
-export const snapshotterTimes = (settings: ServiceConfig<(typeof config)["fields"]>): SnapshotterTimes => ({
+export const snapshotterTimes = (settings: Settings): SnapshotterTimes => ({
   lookupTimeoutMs: settings.containerdLookupTimeoutMs,
   missingKeepMs: settings.containerdMissingKeepMs,
   mountTimeoutMs: settings.containerdMountTimeoutMs,

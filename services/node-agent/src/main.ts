@@ -4,14 +4,14 @@ import { eitherRuntime, imagefsRuntime } from "@pilotlight/compute";
 import { toPlatformError } from "@pilotlight/errors";
 import { openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
-import { dockerConfigCredentials } from "@pilotlight/oci";
+import { registryOptionsOf } from "@pilotlight/oci/part";
 import { runService } from "@pilotlight/service";
 import { startSnapshotter } from "@pilotlight/snapshotter";
 import { shareImages } from "./adapters/image-peers.ts";
 import { pullInTurn } from "./adapters/pull-in-turn.ts";
 import { pulledImages } from "./adapters/pulled-images.ts";
 import { startAgent } from "./agent.ts";
-import { config, snapshotterTimes } from "./config.ts";
+import { config, imagefsTimes, snapshotterTimes } from "./config.ts";
 
 await runService({
   config,
@@ -20,17 +20,18 @@ await runService({
     const { containerdSocket, containerdDir } = context.config;
     const { bucketUri, imageCacheDir, imageCacheBytesMax, imageSeedDirs, stateDir, stopReplicasOnExit } =
       context.config;
+    const times = imagefsTimes(context.config);
     await startAgent(context, async (directory) => {
       const imagefs = openImagefs({
         cacheDir: resolve(imageCacheDir === "" ? join(stateDir, "image-cache") : imageCacheDir),
         cacheBytesMax: imageCacheBytesMax,
-        readDeadlineMs: context.config.imageReadDeadlineMs,
+        times,
         seedDirs: imageSeedDirs,
       });
       // What containerd runs stands on the same mounts: they stay.
       const stopsMounts = stopReplicasOnExit && containerdSocket === "";
       context.onStop("images", () => (stopsMounts ? imagefs.stop() : imagefs.close()));
-      const { imageMountMethod: method, registryCredentialsFile, plainHttpRegistries } = context.config;
+      const { imageMountMethod: method, pulledKeepMs } = context.config;
       const learnStarts = !bucketUri.startsWith("file:");
       // The first start does not wait for them; a platform on one machine spares their memory until then.
       if (learnStarts)
@@ -39,14 +40,13 @@ await runService({
         });
       const bucket = openStore(bucketUri);
       const converted = imagefsRuntime({ imagefs, bucket, directory, method, learnStarts });
-      const registry = {
-        plainHttpRegistries,
-        stallTimeoutMs: context.config.registryStallTimeoutMs,
-        ...(registryCredentialsFile !== "" && {
-          credentials: dockerConfigCredentials(registryCredentialsFile),
-        }),
-      };
-      const pulled = pulledImages(join(stateDir, "pulled"), method, registry, context.config.pulledKeepMs);
+      const registry = registryOptionsOf(context.config);
+      const pulled = pulledImages(join(stateDir, "pulled"), {
+        method,
+        registry,
+        keepMs: pulledKeepMs,
+        times,
+      });
       context.onStop("pulled images", () => pulled.close(stopReplicasOnExit));
       if (containerdSocket !== "") {
         const stop = await startSnapshotter({

@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DEFAULT_IMAGEFS_TIMES } from "@pilotlight/imagefs";
 import { hostPlatform, writeOciLayout } from "@pilotlight/oci";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type PulledImages, pulledImages } from "./pulled-images.ts";
@@ -21,7 +22,12 @@ beforeAll(async () => {
     run: {},
   });
   ({ reference, manifestDigest: digest } = layout);
-  images = pulledImages(join(scratch, "pulled"), "auto", {}, 60_000);
+  images = pulledImages(join(scratch, "pulled"), {
+    method: "auto",
+    registry: {},
+    keepMs: 60_000,
+    times: DEFAULT_IMAGEFS_TIMES,
+  });
 });
 afterAll(async () => {
   await images.close(true);

@@ -4,7 +4,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type ImageRuntime, imagefsRuntime } from "@pilotlight/compute";
 import { convertImage } from "@pilotlight/image-conversion";
-import { type MountMethod, openImagefs } from "@pilotlight/imagefs";
+import { type ImagefsTimes, type MountMethod, openImagefs } from "@pilotlight/imagefs";
 import { openStore } from "@pilotlight/object-store";
 import { type RegistryOptions, withDigest } from "@pilotlight/oci";
 import { logger } from "@pilotlight/telemetry";
@@ -20,17 +20,23 @@ export type PulledImages = {
   close(stop: boolean): Promise<void>;
 };
 
-/** `directory`: on a local disk with room for whole images. `keepMs`: what was not mounted within this time was not needed. */
+export type PulledImagesOptions = {
+  method: MountMethod | "auto";
+  registry: RegistryOptions;
+  /** What was not mounted within this time was not needed. */
+  keepMs: number;
+  times: ImagefsTimes;
+};
+
+/** `directory`: on a local disk with room for whole images. */
 export function pulledImages(
   directory: string,
-  method: MountMethod | "auto",
-  registry: RegistryOptions,
-  keepMs: number,
+  { method, registry, keepMs, times }: PulledImagesOptions,
 ): PulledImages {
   const bucket = openStore(`file://${join(directory, "bucket")}`);
   const log = logger("images");
   const mounting = () => {
-    const imagefs = openImagefs({ cacheDir: join(directory, "cache") });
+    const imagefs = openImagefs({ cacheDir: join(directory, "cache"), times });
     const places = imagefsRuntime({
       imagefs,
       bucket,
