@@ -2,8 +2,6 @@
 // processes as two services would do it. Latency one event at a time; throughput with everything queued, and in the end the
 // inbox must hold every event exactly once.
 import { type ChildProcess, fork } from "node:child_process";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connectBus, type Outbox, startOutbox } from "@pilotlight/bus";
 import { EVENTS } from "@pilotlight/contracts";
@@ -14,22 +12,27 @@ import {
   startNatsServer,
   startPostgresServer,
 } from "@pilotlight/servers";
+import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { openBenchStore } from "./store.ts";
 
 type Servers = { natsUrl: string; postgresUrl: string };
 
 export async function run({ smoke }: { smoke: boolean }): Promise<Figures> {
-  const folder = await mkdtemp(join(tmpdir(), "bench-events-"));
-  await chmod(folder, 0o755); // PostgreSQL may run under an account of its own
-  const nats = await startNatsServer({ stateDir: join(folder, "nats"), port: await freePort() });
-  const postgres = await startPostgresServer({
-    stateDir: join(folder, "postgres"),
-    port: await freePort(),
-    durable: true,
-  });
-  const servers: Servers = { natsUrl: nats.url, postgresUrl: postgres.url };
-  try {
+  const running: { stop(): Promise<unknown> }[] = [];
+  const end = async () => {
+    for (const server of running) await server.stop();
+  };
+  return inFolders("bench-events-", end, async ({ scratch }) => {
+    const nats = await startNatsServer({ stateDir: join(scratch, "nats"), port: await freePort() });
+    running.push(nats);
+    const postgres = await startPostgresServer({
+      stateDir: join(scratch, "postgres"),
+      port: await freePort(),
+      durable: true,
+    });
+    running.push(postgres);
+    const servers: Servers = { natsUrl: nats.url, postgresUrl: postgres.url };
     const bus = await connectBus({
       url: nats.url,
       service: "publisher",
@@ -69,11 +72,7 @@ export async function run({ smoke }: { smoke: boolean }): Promise<Figures> {
         postgres: versionOf(join(await ensurePostgres(), "postgres"), ["--version"]),
       },
     };
-  } finally {
-    await nats.stop();
-    await postgres.stop();
-    await rm(folder, { recursive: true, force: true });
-  }
+  });
 }
 
 type Message = { ready?: true; enteredAt?: number; handled?: number };

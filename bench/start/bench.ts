@@ -2,18 +2,16 @@
 // platform costs. Set-up (first start, models, one deployment) is not measured.
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHAT_MODEL, createDemo, type Endpoints, ROOT } from "@pilotlight/local";
 import OpenAI from "openai";
+import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { type Usage, usageOfTree } from "./process-tree.ts";
 
 export async function run({ smoke }: { smoke: boolean }): Promise<Figures> {
-  const stateDir = await mkdtemp(join(tmpdir(), "bench-start-"));
-  await chmod(stateDir, 0o755);
-  try {
+  const nothingElse = async () => {};
+  return inFolders("bench-start-", nothingElse, async ({ scratch: stateDir }) => {
     await firstStart(stateDir);
     const times: number[] = [];
     for (let i = 0; i < (smoke ? 1 : 3); i++) times.push(await timeToFirstToken(stateDir));
@@ -51,9 +49,7 @@ export async function run({ smoke }: { smoke: boolean }): Promise<Figures> {
       },
       versions: { npm: versionOf("npm", ["--version"]), python: versionOf("python3", ["--version"]) },
     };
-  } finally {
-    await rm(stateDir, { recursive: true, force: true });
-  }
+  });
 }
 
 type Started = { child: ChildProcess; endpoints: Endpoints };

@@ -2,13 +2,12 @@
 // files that lie in the page cache, by our loader and by the usual ones. Sides take turns in one process, after a round that is not
 // counted. Where no CUDA device is, nothing is measured and every figure is null, with the reason.
 import { spawnSync } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { ensurePythonVenv, freePort, startNatsServer } from "@pilotlight/servers";
 import { startServiceProcess } from "@pilotlight/testing";
+import { type Folders, inFolders } from "../src/folders.ts";
 import { type Figures, median, type Target } from "../src/report.ts";
 import { PACKAGES } from "../weights/sides.ts";
 import { Conversation } from "../weights/tools.ts";
@@ -47,7 +46,14 @@ export async function run({ smoke, rounds }: { smoke: boolean; rounds?: number }
     notes: missing === null ? {} : Object.fromEntries(keys.map((key) => [key, `not measured: ${missing}`])),
     versions: Object.fromEntries(REQUIREMENTS.map((item) => item.split("==") as [string, string])),
   };
-  if (missing === null) await measure(result, smoke, smoke ? 1 : (rounds ?? ROUNDS_DEFAULT));
+  if (missing !== null) return result;
+  const ending: (() => Promise<unknown>)[] = [];
+  const end = async () => {
+    for (const stop of ending) await stop();
+  };
+  await inFolders("bench-weights-gpu-", end, (folders) =>
+    measure(result, smoke, smoke ? 1 : (rounds ?? ROUNDS_DEFAULT), folders, ending),
+  );
   return result;
 }
 
@@ -66,65 +72,63 @@ function whyNoDevice(): string | null {
   );
 }
 
-async function measure(result: Figures, smoke: boolean, rounds: number): Promise<void> {
+/** What it starts is to be ended as `ending` says, in that order. */
+async function measure(
+  result: Figures,
+  smoke: boolean,
+  rounds: number,
+  { scratch: disk, memory }: Folders,
+  ending: (() => Promise<unknown>)[],
+): Promise<void> {
   const venv = await ensurePythonVenv("bench-weights-gpu", REQUIREMENTS);
-  const disk = await mkdtemp(join(tmpdir(), "bench-weights-gpu-"));
-  const memory = await mkdtemp("/dev/shm/bench-weights-gpu-");
-  const ending: (() => Promise<unknown>)[] = [
-    () => Promise.all([disk, memory].map((folder) => rm(folder, { recursive: true, force: true }))),
-  ];
-  try {
-    const folder = join(disk, "model");
-    const { record } = await addModel({
-      from: smoke ? SMOKE_MODEL : MODEL,
-      to: openStore(`file://${folder}`),
+  const folder = join(disk, "model");
+  const { record } = await addModel({
+    from: smoke ? SMOKE_MODEL : MODEL,
+    to: openStore(`file://${folder}`),
+  });
+  const weights = Object.entries(record.files).filter(([name]) => name.endsWith(".safetensors"));
+  const bytes = weights.reduce((sum, [, file]) => sum + file.bytes, 0);
+  const files = weights.map(([name]) => join(folder, name));
+  const nats = await startNatsServer({ stateDir: join(disk, "nats"), port: await freePort() });
+  ending.unshift(() => nats.stop());
+  // Its state lies on another file system than the model, so that it copies into its memory instead of linking the files;
+  // for the page cache it lies on the same, and the files themselves are mapped.
+  const ring = await startStreamer(memory, "ring", nats.url);
+  ending.unshift(ring.stop);
+  const linked = await startStreamer(disk, "linked", nats.url);
+  ending.unshift(linked.stop);
+  const sides = new Map<string, Conversation>();
+  for (const [name, address] of [
+    ["ring", ring.address],
+    ["linked", linked.address],
+  ] as const) {
+    const side = new Conversation(join(venv, "bin/python"), [join(import.meta.dirname, "sides.py")], {
+      ...process.env,
+      PYTHONPATH: LOADER,
+      PILOTLIGHT_WEIGHT_STREAMER: address,
     });
-    const weights = Object.entries(record.files).filter(([name]) => name.endsWith(".safetensors"));
-    const bytes = weights.reduce((sum, [, file]) => sum + file.bytes, 0);
-    const files = weights.map(([name]) => join(folder, name));
-    const nats = await startNatsServer({ stateDir: join(disk, "nats"), port: await freePort() });
-    ending.unshift(() => nats.stop());
-    // Its state lies on another file system than the model, so that it copies into its memory instead of linking the files;
-    // for the page cache it lies on the same, and the files themselves are mapped.
-    const ring = await startStreamer(memory, "ring", nats.url);
-    ending.unshift(ring.stop);
-    const linked = await startStreamer(disk, "linked", nats.url);
-    ending.unshift(linked.stop);
-    const sides = new Map<string, Conversation>();
-    for (const [name, address] of [
-      ["ring", ring.address],
-      ["linked", linked.address],
-    ] as const) {
-      const side = new Conversation(join(venv, "bin/python"), [join(import.meta.dirname, "sides.py")], {
-        ...process.env,
-        PYTHONPATH: LOADER,
-        PILOTLIGHT_WEIGHT_STREAMER: address,
-      });
-      ending.unshift(() => side.end());
-      await side.hear();
-      sides.set(name, side);
-    }
-    const ask = async (process: string, side: string): Promise<number> => {
-      const conversation = sides.get(process) as Conversation;
-      conversation.say(JSON.stringify({ side, files, uri: `file://${folder}` }));
-      return (await conversation.hear<{ seconds: number }>()).seconds;
-    };
-    const seconds: Record<string, number[]> = {};
-    for (let round = 0; round <= rounds; round++) {
-      const taken: Record<string, number> = {
-        pinned: await ask("ring", "pinned"),
-        ring: await ask("ring", "ours"),
-        "page cache": await ask("linked", "ours"),
-      };
-      for (const peer of PEERS) taken[peer] = await ask("linked", peer);
-      // The first one fills the page cache and the streamers' memory.
-      if (round === 0) continue;
-      for (const [name, value] of Object.entries(taken)) seconds[name] = [...(seconds[name] ?? []), value];
-    }
-    report(result, bytes, seconds);
-  } finally {
-    for (const end of ending) await end();
+    ending.unshift(() => side.end());
+    await side.hear();
+    sides.set(name, side);
   }
+  const ask = async (process: string, side: string): Promise<number> => {
+    const conversation = sides.get(process) as Conversation;
+    conversation.say(JSON.stringify({ side, files, uri: `file://${folder}` }));
+    return (await conversation.hear<{ seconds: number }>()).seconds;
+  };
+  const seconds: Record<string, number[]> = {};
+  for (let round = 0; round <= rounds; round++) {
+    const taken: Record<string, number> = {
+      pinned: await ask("ring", "pinned"),
+      ring: await ask("ring", "ours"),
+      "page cache": await ask("linked", "ours"),
+    };
+    for (const peer of PEERS) taken[peer] = await ask("linked", peer);
+    // The first one fills the page cache and the streamers' memory.
+    if (round === 0) continue;
+    for (const [name, value] of Object.entries(taken)) seconds[name] = [...(seconds[name] ?? []), value];
+  }
+  report(result, bytes, seconds);
 }
 
 function report(result: Figures, bytes: number, seconds: Record<string, number[]>): void {

@@ -1,11 +1,11 @@
 // Weights from the bucket to the engine's memory: Pilotlight's streamer against the usual ways, side by side in one run. A
 // real S3 server over shared memory, behind a link in user space with 10 ms to the first byte; each comparison alternates its
 // sides and takes medians. Needs Python 3 for the peers (their packages are installed once into the user's cache).
-import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { freePort, startNatsServer } from "@pilotlight/servers";
-import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-memory";
+import { mountHugeMemory } from "@pilotlight/weights/huge-memory";
+import { type Folders, inFolders } from "../src/folders.ts";
 import { type Figures, median } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, modelUri, startBucket } from "./bucket.ts";
 import { SPARE_ROOM_BYTES, type Streamer, type StreamerSetting, startStreamer } from "./pilotlight.ts";
@@ -55,11 +55,12 @@ type RunOptions = { smoke: boolean; parts?: readonly string[]; rounds?: number }
 export async function run({ smoke, parts = PARTS, rounds }: RunOptions): Promise<Figures> {
   const unknown = parts.find((part) => !(PARTS as readonly string[]).includes(part));
   if (unknown !== undefined) throw new Error(`no part ${unknown}: it is one of ${PARTS.join(", ")}`);
-  const bench = await Bench.start(smoke, smoke ? 1 : (rounds ?? ROUNDS_DEFAULT));
-  const interrupted = (): void => void bench.stop().finally(() => process.exit(130));
-  process.once("SIGINT", interrupted).once("SIGTERM", interrupted);
   const has = (part: Part): boolean => parts.includes(part);
-  try {
+  let stop = async () => {};
+  const end = () => stop();
+  return inFolders("bench-weights-", end, async (folders) => {
+    const bench = await Bench.start(smoke, smoke ? 1 : (rounds ?? ROUNDS_DEFAULT), folders);
+    stop = () => bench.stop();
     if (has("links") || has("unlimited") || has("10g")) {
       await bench.withModel("7b", async (model) => {
         if (has("links")) await bench.links(model);
@@ -77,9 +78,7 @@ export async function run({ smoke, parts = PARTS, rounds }: RunOptions): Promise
       notes: bench.notes,
       versions: Object.fromEntries(PACKAGES.map((item) => item.split("==") as [string, string])),
     };
-  } finally {
-    await bench.stop();
-  }
+  });
 }
 
 /** Undefined where there is none: then the streamers use ordinary shared memory. */
@@ -120,22 +119,14 @@ class Bench {
     this.#ending = ending;
   }
 
-  static async start(smoke: boolean, rounds: number): Promise<Bench> {
+  static async start(smoke: boolean, rounds: number, { scratch: disk, memory }: Folders): Promise<Bench> {
     const tools: Tools = await buildTools();
     // The peers' packages are gigabytes: the smoke run goes without them.
     const venv = smoke ? "" : await ensurePeers();
-    const memory = await mkdtemp("/dev/shm/bench-weights-");
-    const disk = await mkdtemp(join(tmpdir(), "bench-weights-"));
     const bucket: BenchBucket = await startBucket(memory);
     const huge = hugeMemoryIn(memory);
     const nats = await startNatsServer({ stateDir: join(disk, "nats"), port: await freePort() });
-    const ending = [
-      () => bucket.stop(),
-      () => nats.stop(),
-      async () => unmountHugeMemory(huge ?? memory),
-      () => rm(memory, { recursive: true, force: true }),
-      () => rm(disk, { recursive: true, force: true }),
-    ];
+    const ending = [() => bucket.stop(), () => nats.stop()];
     const streamer = { tools, folder: huge ?? memory, natsUrl: nats.url, env: bucket.env };
     return new Bench(smoke, rounds, { tools, bucket, venv, disk, memory }, streamer, ending);
   }
