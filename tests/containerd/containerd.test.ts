@@ -3,13 +3,8 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Containerd, findContainerds, startContainerd } from "./containerd.ts";
+import { type Containerd, findContainerds, pullOf, RELEASES, startContainerd } from "./containerd.ts";
 import { containerHindrance, IMAGE_NAMES, type ImageName, SnapshotNode } from "./node.ts";
-
-const RELEASES = [
-  { name: "containerd 1.7", fits: (major: number, minor: number) => major === 1 && minor === 7 },
-  { name: "containerd 2", fits: (major: number) => major === 2 },
-];
 
 /** containerd looks for a plug-in that went away once in a while only, so what needs it is tried until it is found. */
 const RECONNECTED = { timeout: 120_000, interval: 500 };
@@ -19,16 +14,17 @@ const containerds = await findContainerds();
 const hindrance = await containerHindrance();
 
 describe.each(RELEASES)("$name", ({ name, fits }) => {
-  const version = containerds.find(({ major, minor }) => fits(major, minor));
+  const version = containerds.find(fits);
   const why = hindrance ?? (version === undefined ? `${name} is not installed` : undefined);
   let node: SnapshotNode;
   let containerd: Containerd;
 
+  const byCtr = (reference: string) => containerd.ctr(...pullOf(version), reference);
+  const byKubelet = (reference: string) => containerd.criPull(reference);
   /** `ctr images pull` of 1.7 says nothing of images to snapshotters; its kubelet's door does. */
-  const pull = async (image: ImageName) => {
-    const reference = node.reference(image);
-    if (version?.major === 1) await containerd.criPull(reference);
-    else await containerd.ctr("images", "pull", "--plain-http", "--snapshotter", "pilotlight", reference);
+  const [usual, other] = version?.major === 1 ? [byKubelet, byCtr] : [byCtr, byKubelet];
+  const pull = async (image: ImageName, way: (reference: string) => Promise<unknown> = usual) => {
+    await way(node.reference(image));
     return node.registry.blobsRead();
   };
   const end = async (id: string) => {
@@ -54,6 +50,16 @@ describe.each(RELEASES)("$name", ({ name, fits }) => {
     const read = await pull("tools");
     for (const layer of node.layersOf("tools")) expect(read).not.toContain(layer);
     expect(await containerd.run("tools", "first")).toContain("hello again");
+    expect(node.registry.blobsRead()).toEqual([]);
+  });
+
+  test("by a kubelet and by ctr it is the same", async (context) => {
+    if (why !== undefined) return context.skip(why);
+    const listed = await containerd.ctr("images", "list", "--quiet");
+    await containerd.ctr("images", "remove", "--sync", ...listed.trim().split("\n"));
+    const read = await pull("tools", other);
+    for (const layer of node.layersOf("tools")) expect(read).not.toContain(layer);
+    expect(await containerd.run("tools", "other-way")).toContain("hello again");
     expect(node.registry.blobsRead()).toEqual([]);
   });
 

@@ -1,25 +1,36 @@
 // A containerd of its own for a test, with our snapshotter as a plug-in, and its command line.
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { Client, credentials } from "@grpc/grpc-js";
+import { formatPlatform, hostPlatform } from "@pilotlight/oci";
 import { runCommand, startServerProcess } from "@pilotlight/servers";
 import type { ImageName, SnapshotNode } from "./node.ts";
 
 export type ContainerdVersion = { directory: string; major: number; minor: number; text: string };
 
+const DEPLOY = join(import.meta.dirname, "../../deploy/containerd");
+const PLATFORM = formatPlatform(hostPlatform());
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 10_000;
 const PULL_TIMEOUT_MS = 60_000;
 
-/** The containerds of this machine: directories in PILOTLIGHT_CONTAINERD and PATH, one of each release line. */
+/** Directories in PILOTLIGHT_CONTAINERD and PATH that have a program. */
+const directoriesWith = (program: string): string[] =>
+  [process.env.PILOTLIGHT_CONTAINERD, process.env.PATH]
+    .flatMap((paths) => (paths ?? "").split(delimiter))
+    .filter((directory) => directory !== "" && existsSync(join(directory, program)));
+
+/** The first of them, as a path. */
+export function findProgram(program: string): string | undefined {
+  const [directory] = directoriesWith(program);
+  return directory === undefined ? undefined : join(directory, program);
+}
+
+/** The containerds there, one of each release line. */
 export async function findContainerds(): Promise<ContainerdVersion[]> {
-  const directories = [process.env.PILOTLIGHT_CONTAINERD, process.env.PATH].flatMap((paths) =>
-    (paths ?? "").split(delimiter),
-  );
   const found = new Map<string, ContainerdVersion>();
-  for (const directory of directories) {
-    if (directory === "" || !existsSync(join(directory, "containerd"))) continue;
+  for (const directory of directoriesWith("containerd")) {
     const output = await runCommand(join(directory, "containerd"), ["--version"]).catch(() => "");
     const [text = "", major = "0", minor = "0"] = /\b(\d+)\.(\d+)\.\d+/.exec(output) ?? [];
     const line = `${major}.${minor}`;
@@ -28,6 +39,18 @@ export async function findContainerds(): Promise<ContainerdVersion[]> {
   }
   return [...found.values()];
 }
+
+export const RELEASES = [
+  { name: "containerd 1.7", fits: ({ major, minor }: ContainerdVersion) => major === 1 && minor === 7 },
+  { name: "containerd 2", fits: ({ major }: ContainerdVersion) => major === 2 },
+];
+
+/** How `ctr` pulls an image without its layers from the tests' registry; the image's name follows. */
+export const pullOf = (release: ContainerdVersion | undefined): string[] => [
+  ...["images", "pull", "--snapshotter", "pilotlight"],
+  // Otherwise 1.7 fetches all layers before it asks anybody; this way it speaks TLS only, and unpacks for named platforms only.
+  ...(release?.major === 1 ? ["--local=false", "--platform", PLATFORM] : ["--plain-http"]),
+];
 
 export type Containerd = {
   /** Its socket. */
@@ -40,7 +63,7 @@ export type Containerd = {
   stop(): Promise<void>;
 };
 
-/** Starts it beside the node's agent. `namesImages`: whether it says which image it pulls. */
+/** Starts it beside the node's agent, with the file of deploy/containerd. `namesImages`: whether it says which image it pulls. */
 export async function startContainerd(
   version: ContainerdVersion,
   node: SnapshotNode,
@@ -50,9 +73,16 @@ export async function startContainerd(
   await mkdir(directory, { recursive: true });
   const config = join(directory, "config.toml");
   const address = join(directory, "c.sock");
-  const configOf = version.major === 1 ? configOf1 : configOf2;
-  await writeFile(config, configOf(directory, address, plugIn(node.socket, namesImages)));
-  const env = { ...process.env, PATH: `${version.directory}:${process.env.PATH}` };
+  let deployed = replaced(deployedConfig(version), "/run/pilotlight/snapshotter.sock", node.socket);
+  deployed = replaced(deployed, "linux/amd64", PLATFORM);
+  if (!namesImages) deployed = replaced(deployed, 'annotations = "true"', 'annotations = "false"');
+  const own = `root = "${directory}/root"\nstate = "${directory}/state"\n[grpc]\n  address = "${address}"\n`;
+  await writeFile(config, configOf(version, deployed, own));
+  const env = {
+    ...process.env,
+    PATH: `${version.directory}:${process.env.PATH}`,
+    SSL_CERT_FILE: node.registry.certificateFile,
+  };
   const ctr = (...args: string[]) =>
     runCommand(join(version.directory, "ctr"), ["--address", address, "--namespace", "k8s.io", ...args], {
       env,
@@ -98,41 +128,33 @@ function criPull(client: Client, reference: string): Promise<void> {
   });
 }
 
-const plugIn = (socket: string, namesImages: boolean) => `
-[proxy_plugins.pilotlight]
-  type = "snapshot"
-  address = "${socket}"
-  [proxy_plugins.pilotlight.exports]
-    enable_remote_snapshot_annotations = "${namesImages}"
-`;
+/** What is a node's own; the rest is the file that people add to theirs. */
+const OWN_TABLES: Record<number, { version: number; apparmor: string }> = {
+  1: { version: 2, apparmor: "io.containerd.grpc.v1.cri" },
+  2: { version: 3, apparmor: "io.containerd.cri.v1.runtime" },
+};
 
-const configOf2 = (directory: string, address: string, proxyPlugin: string) => `version = 3
-root = "${directory}/root"
-state = "${directory}/state"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "${address}"
-${proxyPlugin}
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "pilotlight"
-  disable_snapshot_annotations = false
-[plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux/${process.arch === "x64" ? "amd64" : process.arch}"
-  snapshotter = "pilotlight"
-`;
+/** The file of deploy/containerd for a release, as it stands there. */
+export const deployedConfig = ({ major, minor }: ContainerdVersion): string =>
+  readFileSync(join(DEPLOY, `containerd-${major === 1 ? `1.${minor}` : major}.toml`), "utf8");
 
-const configOf1 = (directory: string, address: string, proxyPlugin: string) => `version = 2
-root = "${directory}/root"
-state = "${directory}/state"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "${address}"
-${proxyPlugin}
-[plugins."io.containerd.grpc.v1.cri"]
-  disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "pilotlight"
-    disable_snapshot_annotations = false
-`;
+/** A whole configuration of one's own around it. `own`: root, state and more. */
+export function configOf(release: ContainerdVersion, deployed: string, own: string): string {
+  const tables = OWN_TABLES[release.major];
+  if (tables === undefined) throw new Error(`containerd ${release.text} is not known here`);
+  const plugins = 'disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]';
+  const rest = deployed.replace(/^version = \d+$/m, "");
+  return [
+    `version = ${tables.version}`,
+    plugins,
+    own,
+    rest,
+    `[plugins."${tables.apparmor}"]\n  disable_apparmor = true\n`,
+  ].join("\n");
+}
+
+/** Throws when a file does not say what the test believes. */
+function replaced(text: string, from: string, to: string): string {
+  if (!text.includes(from)) throw new Error(`${from} is not in the configuration`);
+  return text.replaceAll(from, to);
+}

@@ -1,11 +1,18 @@
 // The files of deploy/containerd as they are, on a machine with systemd and containerd: what the DaemonSet's pod installs, and
-// what it takes away again. Needs root, systemd, runc, and containerd 2 (PILOTLIGHT_CONTAINERD names directories beside PATH).
+// what it takes away again. Needs root, systemd, runc, and containerd (PILOTLIGHT_CONTAINERD names directories beside PATH).
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runCommand } from "@pilotlight/servers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { findContainerds } from "./containerd.ts";
+import {
+  type ContainerdVersion,
+  configOf,
+  deployedConfig,
+  findContainerds,
+  pullOf,
+  RELEASES,
+} from "./containerd.ts";
 import type { ImageRegistry } from "./image-registry.ts";
 import { containerHindrance, offerImages } from "./node.ts";
 import { SystemdMachine, systemdHindrance } from "./systemd-machine.ts";
@@ -19,13 +26,12 @@ const TEST_TIMEOUT_MS = 120_000;
 const RECONNECTED = { timeout: 60_000, interval: 500 };
 const SOON = { timeout: 30_000, interval: 100 };
 
-const containerd = (await findContainerds()).find(({ major }) => major === 2);
-const why =
-  (await containerHindrance()) ??
-  systemdHindrance() ??
-  (containerd === undefined ? "containerd 2 is not installed" : undefined);
+const containerds = await findContainerds();
+const hindrance = (await containerHindrance()) ?? systemdHindrance();
 
-describe("deploy/containerd", { timeout: TEST_TIMEOUT_MS }, () => {
+describe.each(RELEASES)("deploy/containerd with $name", { timeout: TEST_TIMEOUT_MS }, ({ name, fits }) => {
+  const release = containerds.find(fits);
+  const why = hindrance ?? (release === undefined ? `${name} is not installed` : undefined);
   let folder = "";
   let program = "";
   let machine: SystemdMachine;
@@ -33,7 +39,7 @@ describe("deploy/containerd", { timeout: TEST_TIMEOUT_MS }, () => {
   let environment: Record<string, string> = {};
 
   const ctr = (...args: string[]) =>
-    machine.run(join(containerd?.directory ?? "", "ctr"), "--namespace", "k8s.io", ...args);
+    machine.run(join(release?.directory ?? "", "ctr"), "--namespace", "k8s.io", ...args);
   const mainPid = async () => (await machine.run("systemctl", "show", "-P", "MainPID", UNIT)).trim();
   /** Runs a pod until it says `word`, then ends it. */
   const pod = async (word: string, variables = environment, ...args: string[]) => {
@@ -44,7 +50,7 @@ describe("deploy/containerd", { timeout: TEST_TIMEOUT_MS }, () => {
   const check = () => machine.pod(program, {}, "check").ended();
 
   beforeAll(async () => {
-    if (why !== undefined || containerd === undefined) return;
+    if (why !== undefined || release === undefined) return;
     folder = mkdtempSync(join(tmpdir(), "install-"));
     program = join(folder, "pilotlight");
     const offered = await offerImages(folder);
@@ -57,7 +63,7 @@ describe("deploy/containerd", { timeout: TEST_TIMEOUT_MS }, () => {
     };
     await makeProgram(program);
     machine = await SystemdMachine.start(folder);
-    await startContainerd(machine, folder, containerd.directory);
+    await startContainerd(machine, folder, release, registry.certificateFile);
   }, TEST_TIMEOUT_MS);
   afterAll(async () => {
     await machine?.stop();
@@ -80,7 +86,7 @@ describe("deploy/containerd", { timeout: TEST_TIMEOUT_MS }, () => {
   test("containers start from converted images with the configuration that is beside it", async (context) => {
     if (why !== undefined) return context.skip(why);
     const image = `${registry.host}/tools:v1`;
-    await ctr("images", "pull", "--plain-http", "--snapshotter", "pilotlight", image);
+    await ctr(...pullOf(release), image);
     // The image's manifest and config, no layer.
     expect(registry.blobsRead().length).toBe(1);
     await ctr("run", "--detach", "--snapshotter", "pilotlight", image, idIn(folder), "sleep", "3600");
@@ -159,14 +165,17 @@ async function makeProgram(target: string): Promise<void> {
 }
 
 /** As a unit of the machine, with our part of the configuration as it stands in the repository. */
-async function startContainerd(machine: SystemdMachine, folder: string, directory: string): Promise<void> {
-  const state =
-    'root = "/var/lib/containerd"\nstate = "/run/containerd"\ndisabled_plugins = ["io.containerd.nri.v1.nri"]\n';
-  const ours = readFileSync(join(DEPLOY, "containerd-2.toml"), "utf8");
-  const apparmor = '[plugins."io.containerd.cri.v1.runtime"]\n  disable_apparmor = true\n';
-  writeFileSync(join(folder, "config.toml"), state + ours + apparmor);
+async function startContainerd(
+  machine: SystemdMachine,
+  folder: string,
+  release: ContainerdVersion,
+  trusted: string,
+): Promise<void> {
+  const { directory } = release;
+  const own = 'root = "/var/lib/containerd"\nstate = "/run/containerd"\n';
+  writeFileSync(join(folder, "config.toml"), configOf(release, deployedConfig(release), own));
   const path = `${directory}:/usr/sbin:/usr/bin`;
-  const unit = `[Service]\nExecStart=${directory}/containerd --config ${folder}/config.toml\nEnvironment=PATH=${path}\nKillMode=process\n`;
+  const unit = `[Service]\nExecStart=${directory}/containerd --config ${folder}/config.toml\nEnvironment=PATH=${path} SSL_CERT_FILE=${trusted}\nKillMode=process\n`;
   writeFileSync(join(folder, "containerd.service"), unit);
   await machine.run("cp", join(folder, "containerd.service"), "/etc/systemd/system/");
   await machine.run("systemctl", "start", "containerd");

@@ -154,7 +154,7 @@ export async function offerImages(
   const layouts = IMAGE_NAMES.map((name) => [name, join(folder, "layouts", name)] as const);
   const bucketUri = `file://${folder}/bucket`;
   await convertImage({ source: `oci://${folder}/layouts/tools:v1`, bucket: openStore(bucketUri) });
-  return { digests, registry: await startImageRegistry(new Map(layouts)), bucketUri };
+  return { digests, registry: await startImageRegistry(new Map(layouts), folder), bucketUri };
 }
 
 const socketIn = (folder: string) => join(folder, "s.sock");
