@@ -12,6 +12,7 @@ import { hostPlatform, writeOciLayout } from "@pilotlight/oci";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type ConvertedImage, convertImage } from "./index.ts";
 import { type BucketServer, type Fault, startBucketServer } from "./testing/bucket-server.ts";
+import { processes } from "./testing/processes.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "faults-"));
 /** Small chunks: many requests, many chances for things to go wrong. */
@@ -98,12 +99,8 @@ describe.each<{ method: "fanotify" | "fuse"; blockDevices: boolean }>([
       .filter((line) => line.includes(`-${name}-${number} `) || line.includes(`-${name}-${number}/`));
     expect(left).toEqual([]);
     // The keeper ends last, when it has seen its handler end.
-    const cache = join(scratch, `cache-${name}-${number} `);
-    await eventually(() =>
-      readdirSync("/proc").some((pid) => /^\d+$/.test(pid) && commandLine(pid).includes(cache))
-        ? undefined
-        : true,
-    );
+    const cache = join(scratch, `cache-${name}-${number}`);
+    await eventually(() => (processes(cache).length > 0 ? undefined : true));
   });
 
   /** On a loaded machine some requests are slow enough to be sent twice. */
@@ -298,30 +295,12 @@ describe.each<{ method: "fanotify" | "fuse"; blockDevices: boolean }>([
   });
 });
 
-function commandLine(pid: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
-  } catch {
-    return "";
-  }
-}
-
 function openFiles(pid: number): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
   } catch {
     return [];
   }
-}
-
-/** Living processes of a cache directory in a role. */
-function processes(cacheDir: string, role: string): number[] {
-  return readdirSync("/proc")
-    .filter((pid) => /^\d+$/.test(pid) && /imagefs|\/proc\/self\/exe/.test(commandLine(pid)))
-    .filter(
-      (pid) => commandLine(pid).includes(` ${role} `) && commandLine(pid).includes(`--cache ${cacheDir} `),
-    )
-    .map(Number);
 }
 
 async function eventually<T>(look: () => T | undefined | Promise<T | undefined>): Promise<T> {

@@ -16,6 +16,7 @@ use crate::image::{ImageFile, PAGE};
 use crate::presence::Presence;
 use crate::source::Source;
 use crate::sys;
+use crate::view::View;
 
 /// Runs of the first touch, in order; what a profile is made of. Bounded: a start touches thousands of runs, not millions.
 const TOUCHES_MAX: usize = 200_000;
@@ -40,10 +41,12 @@ pub struct Blob {
     pub written_bytes: AtomicU64,
     pub write_micros: AtomicU64,
     pub failed_reads: AtomicU64,
-    /// Set while the kernel asks us before it reads the file.
-    pub watched: AtomicBool,
+    /// Reads that the kernel asked about before it did them.
+    pub read_events: AtomicU64,
     /// Opens of the file as FUSE shows it.
     pub fuse_opens: AtomicU64,
+    /// How the mounted image is watched, where the kernel asks us before it reads.
+    view: RwLock<Option<Arc<View>>>,
     /// The hot pack, while it is coming.
     hot: RwLock<Option<Arc<Hot>>>,
     /// Hot packs that were asked for, and whether they are still coming: what they bring is brought once, however often the
@@ -83,8 +86,9 @@ impl Blob {
             written_bytes: AtomicU64::new(0),
             write_micros: AtomicU64::new(0),
             failed_reads: AtomicU64::new(0),
-            watched: AtomicBool::new(false),
+            read_events: AtomicU64::new(0),
             fuse_opens: AtomicU64::new(0),
+            view: RwLock::default(),
             hot: RwLock::default(),
             hot_packs: Mutex::default(),
             fill_wanted: AtomicBool::new(false),
@@ -93,8 +97,7 @@ impl Blob {
         })
     }
 
-    /// Opens (or makes) the blob's file at its full size. Must happen before the file is marked: a descriptor opened
-    /// later would raise events by its own writes.
+    /// Opens (or makes) the blob's file at its full size, by its own path: what is read and written so is never asked about.
     pub fn open_file(directory: &Path, size: u64) -> io::Result<File> {
         let path = Self::data_path(directory);
         let file = match File::options().read(true).write(true).create(true).truncate(false).open(&path) {
@@ -112,6 +115,19 @@ impl Blob {
 
     pub fn metadata_path(&self) -> PathBuf {
         self.directory.join("meta.erofs")
+    }
+
+    /// The metadata as they are mounted with a hot pack.
+    pub fn hot_metadata_path(&self) -> PathBuf {
+        self.directory.join("meta.hot.erofs")
+    }
+
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.view.read().unwrap().clone()
+    }
+
+    pub fn set_view(&self, view: Option<Arc<View>>) {
+        *self.view.write().unwrap() = view;
     }
 
     /// Writes verified bytes to their place and marks them as there, in this order.
@@ -220,7 +236,11 @@ impl Blob {
         }
     }
 
-    /// First page and count of each run, in order of first touch.
+    pub fn is_recording(&self) -> bool {
+        self.touches.lock().unwrap().recording
+    }
+
+    /// First page and count of each run that was asked for, in order of first touch.
     pub fn touched_runs(&self) -> Vec<(u64, u64)> {
         self.touches.lock().unwrap().runs.clone()
     }

@@ -133,10 +133,7 @@ fn handle(node: &Arc<Node>, request: Request) -> Result<Value> {
             let address = node.set_peers(peering)?;
             Ok(json!({ "port": address.port(), "holdings": node.holdings() }))
         }
-        Request::Touched { key } => {
-            let blob = node.blob(&key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
-            Ok(json!({ "runs": blob.touched_runs() }))
-        }
+        Request::Touched { key } => Ok(json!({ "runs": node.touched(&key)? })),
         Request::Fill { key } => node.fill(&key).map(|()| json!({})),
         Request::Export { key, runs, path } => node.export(&key, &runs, &path).map(|()| json!({})),
         Request::Stats => Ok(stats(node)),

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 
 use crate::blob::Blob;
@@ -61,6 +62,7 @@ impl Events {
         let Some(blob) = self.blobs.read().unwrap().get(&entry.id).cloned() else {
             return self.answer(fd, false);
         };
+        blob.read_events.fetch_add(1, Ordering::Relaxed);
         blob.touch(entry.offset, entry.count);
         if blob.presence.has_range(entry.offset, entry.count) {
             return self.answer(fd, true);

@@ -6,6 +6,7 @@
 //!       (peers.rs). Half of the connections take the own ones first, for others wait for them.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::blob::Blob;
 use crate::fetch::{Fetcher, ReadWait};
+use crate::hot_view::Region;
 use crate::image::PAGE;
 use crate::peers::{PARTS_MAX, Part, Peer, REQUEST_RAW_BYTES_MAX, STRETCH_BYTES};
 use crate::source::FetchError;
@@ -33,6 +35,8 @@ const CONNECTIONS: usize = 4;
 /// Nodes that start at the same moment are not equally fast.
 const PEER_PATIENCE: Duration = Duration::from_millis(1_000);
 const PATIENCE: Duration = Duration::from_millis(1_500);
+/// The pack counts as this many parts: reads of one cost nothing any more once it is there as a whole.
+const PARTS: u64 = 8;
 
 struct Frame {
     sha256: [u8; 32],
@@ -91,13 +95,38 @@ impl Hot {
         true
     }
 
+    /// Which pages the pack holds, by page, and in which of its parts.
+    pub fn regions(&self) -> Vec<Region> {
+        let mut end = 0;
+        let regions = self.by_page.iter().filter_map(|&(first, pages, frame)| {
+            let (start, stop) = (first.max(end), first + pages);
+            end = end.max(stop);
+            (start < stop).then(|| Region { first: start, pages: stop - start, device: self.part_of(frame) })
+        });
+        regions.collect()
+    }
+
+    /// The same in the order in which a start needs them.
+    pub fn runs(&self) -> &[(u64, u64)] {
+        &self.runs
+    }
+
+    fn part_of(&self, frame: u32) -> u16 {
+        (u64::from(frame) * PARTS / self.frames.len() as u64) as u16
+    }
+
     fn finish(&self, frame: u32, fetcher: &Fetcher, blob: &Arc<Blob>) {
         let mut state = self.state.lock().unwrap();
         state.pending.remove(&frame);
         let (ready, rest) = std::mem::take(&mut state.waiting).into_iter().partition(|(f, _)| *f == frame);
         state.waiting = rest;
+        let part = self.part_of(frame);
+        let part_came = !state.pending.iter().any(|pending| self.part_of(*pending) == part);
         drop(state);
         go_on(ready, fetcher, blob);
+        if part_came && let Some(view) = blob.view() {
+            view.release_parts(&blob.presence);
+        }
     }
 
     /// Sends readers that have waited too long to the chunks (P2).
@@ -258,19 +287,36 @@ fn go_on(ready: Vec<(u32, Waiting)>, fetcher: &Fetcher, blob: &Arc<Blob>) {
     }
 }
 
-/// Reads the pack's tables, then its frames, in threads of its own. `done` is called when nothing more will come.
-pub fn start(fetcher: Arc<Fetcher>, blob: Arc<Blob>, key: String, size: u64, done: impl FnOnce() + Send + 'static) {
+/// Reads the pack's tables, which are sent to the receiver, then its frames, in threads of its own. `done` is called when nothing
+/// more will come.
+pub fn start(
+    fetcher: Arc<Fetcher>,
+    blob: Arc<Blob>,
+    key: String,
+    size: u64,
+    done: impl FnOnce() + Send + 'static,
+) -> Receiver<Arc<Hot>> {
+    let (tables, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let first_bytes = if fetcher.peers.has(&blob.key) { FIRST_BYTES_SHARED } else { FIRST_BYTES };
         let opened = open(&blob, key.clone(), size, first_bytes);
         let came = opened.is_ok();
         match opened {
-            Ok((hot, first)) => run(&fetcher, &blob, Arc::new(hot), &first),
-            Err(error) => say!("imagefs: no hot pack for {}: {error}", blob.key),
+            Ok((hot, first)) => {
+                let hot = Arc::new(hot);
+                // Nobody may be waiting for it.
+                let _ = tables.send(hot.clone());
+                run(&fetcher, &blob, hot, &first);
+            }
+            Err(error) => {
+                drop(tables);
+                say!("imagefs: no hot pack for {}: {error}", blob.key);
+            }
         }
         blob.end_hot(&key, came);
         done();
     });
+    receiver
 }
 
 fn open(blob: &Blob, key: String, size: u64, first_bytes: usize) -> Result<(Hot, Vec<u8>), FetchError> {

@@ -19,6 +19,7 @@ mod fuse;
 #[cfg(test)]
 mod fuzz;
 mod hot;
+mod hot_view;
 mod image;
 mod journal;
 mod keeper;
@@ -28,9 +29,11 @@ mod node;
 mod peers;
 mod presence;
 mod probe;
+mod resident;
 mod source;
 mod sys;
 mod tree;
+mod view;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;

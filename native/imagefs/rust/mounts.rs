@@ -8,17 +8,18 @@ use std::path::{Path, PathBuf};
 
 use crate::sys;
 
-/// The image itself: EROFS metadata from a file, content from another, both read by the kernel. A `complete` image is read past
-/// the cache of the file that holds it (where kernel and file system know how): its pages are in memory once, not twice, and
-/// large reads take half the time.
-pub fn mount_erofs(metadata: &Path, data: &Path, target: &Path, complete: bool) -> io::Result<()> {
+/// The image itself: EROFS metadata from a file, content from one or several devices, all read by the kernel. A `complete` image
+/// is read past the cache of the file that holds it (where kernel and file system know how): its pages are in memory once, not
+/// twice, and large reads take half the time.
+pub fn mount_erofs(metadata: &Path, devices: &[PathBuf], target: &Path, complete: bool) -> io::Result<()> {
     let flags = libc::MS_RDONLY | libc::MS_NODEV | libc::MS_NOATIME;
     let mount = |options: &str| sys::mount(&metadata.to_string_lossy(), target, "erofs", flags, options);
-    let device = format!("device={}", data.display());
-    if complete && mount(&format!("{device},directio")).is_ok() {
+    let devices: Vec<String> = devices.iter().map(|path| format!("device={}", path.display())).collect();
+    let devices = devices.join(",");
+    if complete && mount(&format!("{devices},directio")).is_ok() {
         return Ok(());
     }
-    mount(&device)
+    mount(&devices)
 }
 
 /// The same for kernels whose EROFS takes block devices only. The devices go with the mount.

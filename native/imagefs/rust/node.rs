@@ -1,5 +1,5 @@
 //! The handler's state: the images of this node's cache, which of them are mounted where, and what is to be done about it.
-//!   H1. A blob is marked before it is mounted, and its mark goes only when it is complete or nobody can read it any more.
+//!   H1. A blob is watched before it is mounted, until it is complete or nobody can read it any more (view.rs).
 //!   H2. A blob that somebody may still read is never truncated, punched or replaced: eviction takes whole idle images.
 //!   H3. What the cache says is there is trusted within one boot, and across boots only after a clean end.
 
@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,8 @@ use crate::door::Door;
 use crate::fanotify::BlobsById;
 use crate::fetch::{Fetcher, Priority};
 use crate::fuse::{self, Fuse};
-use crate::hot;
+use crate::hot::{self, Hot};
+use crate::hot_view::hot_view;
 use crate::image::{ImageError, ImageFile, PAGE};
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
@@ -26,12 +27,16 @@ use crate::mounts;
 use crate::peers::Peer;
 use crate::source::{Location, Source, SourceSpec};
 use crate::sys;
+use crate::view::{HotPages, View};
 
 /// How much the kernel reads around a touched page while much of an image is missing: its default of 128 KiB makes a start
 /// of PyTorch read 2.2 times the pages that it needs, and fetch them.
 const READ_AHEAD_MISSING_KIB: u32 = 16;
 /// The kernel's default, for images that are there.
 const READ_AHEAD_KIB: u32 = 128;
+
+/// How long a mount waits for the tables of its hot pack: without them the kernel asks for every page of the start.
+const HOT_TABLES_PATIENCE: Duration = Duration::from_millis(1_000);
 
 const EXPORT_RUN_BYTES_MAX: u64 = 16 << 20;
 
@@ -160,6 +165,7 @@ pub struct ImageStats {
     pub written_bytes: u64,
     pub write_micros: u64,
     pub failed_reads: u64,
+    pub read_events: u64,
     /// The kernel still asks before it reads.
     pub watched: bool,
 }
@@ -226,7 +232,7 @@ impl Node {
         for entry in saved {
             let file = kept.remove(&format!("blob:{}", entry.key)).map(std::fs::File::from);
             let is_mounted = entry.method.is_some();
-            // Without its descriptor a mounted blob cannot be filled: a new descriptor would raise events of its own.
+            // It is not known what such a mount reads: the directory may hold another file by now.
             if is_mounted && file.is_none() {
                 say!("imagefs: lost the blob of {}", entry.key);
                 continue;
@@ -236,10 +242,8 @@ impl Node {
                     if let Some(locations) = kept.remove(&format!("locations:{}", entry.key)) {
                         restore_locations(&blob, locations);
                     }
-                    blob.watched.store(
-                        entry.method == Some(Method::Fanotify) && !blob.presence.is_complete(),
-                        Ordering::Release,
-                    );
+                    let mounts = (0..).map_while(|i| kept.remove(&mount_name(&entry.key, i))).collect();
+                    blob.set_view(self.group.and_then(|group| View::adopt(group, mounts)).map(Arc::new));
                     let mut entries = self.entries.lock().unwrap();
                     if let Some(known) = entries.get_mut(&entry.key) {
                         known.method = entry.method;
@@ -353,6 +357,7 @@ impl Node {
         }
         let blob = self.load(&request.key, request.source.clone(), None)?;
         self.set_source(&blob, request);
+        let hot = self.hot_tables(&blob, request);
         let mut entries = self.entries.lock().unwrap();
         let entry = entries.get_mut(&request.key).ok_or_else(|| Failure::new("internal", "the image vanished"))?;
         if entry.mounts.iter().any(|m| m.target == request.target) {
@@ -360,7 +365,7 @@ impl Node {
         }
         if entry.method.is_none() {
             blob.record(request.record);
-            self.mount_base(&blob, request.method)?;
+            self.mount_base(&blob, request.method, hot.as_deref())?;
             entry.method = Some(request.method);
         }
         let base = self.base(&request.key);
@@ -383,22 +388,22 @@ impl Node {
         blob.want_fill(blob.fill_wanted() || request.fill);
         self.save(&entries);
         drop(entries);
-        self.prefetch(&blob, request);
+        // Otherwise the rest follows the pack.
+        if !blob.is_hot_coming() {
+            fill_if_wanted(&self.fetcher, &blob);
+        }
         Ok(())
     }
 
-    /// The hot pack first, then all the rest.
-    fn prefetch(&self, blob: &Arc<Blob>, request: &MountRequest) {
-        match &request.hot {
-            Some(hot) if !blob.presence.is_complete() && blob.begin_hot(&hot.key) => {
-                let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
-                let then = move || fill_if_wanted(&fetcher, &filling);
-                hot::start(self.fetcher.clone(), blob.clone(), hot.key.clone(), hot.size, then);
-            }
-            // The rest follows the pack of an earlier mount.
-            _ if blob.is_hot_coming() => {}
-            _ => fill_if_wanted(&self.fetcher, blob),
-        }
+    /// Begins with the hot pack, if it was not asked for yet. Its tables, where they come in time and the base will be mounted
+    /// with them.
+    fn hot_tables(&self, blob: &Arc<Blob>, request: &MountRequest) -> Option<Arc<Hot>> {
+        let pack = request.hot.as_ref().filter(|pack| !blob.presence.is_complete() && blob.begin_hot(&pack.key))?;
+        let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
+        let then = move || fill_if_wanted(&fetcher, &filling);
+        let tables = hot::start(self.fetcher.clone(), blob.clone(), pack.key.clone(), pack.size, then);
+        let wanted = request.method == Method::Fanotify && !self.is_mounted(&request.key);
+        wanted.then(|| tables.recv_timeout(HOT_TABLES_PATIENCE).ok()).flatten()
     }
 
     /// Brings the rest of a mounted image in the background.
@@ -438,38 +443,76 @@ impl Node {
         self.fetcher.retry_now(&blob);
     }
 
-    fn mount_base(&self, blob: &Arc<Blob>, method: Method) -> Result<()> {
+    fn mount_base(&self, blob: &Arc<Blob>, method: Method, hot: Option<&Hot>) -> Result<()> {
         let base = self.base(&blob.key);
         mounts::clear(&self.cache, &base);
         std::fs::create_dir_all(&base).map_err(doing("making the mount point"))?;
-        let data = match method {
-            Method::Fanotify => {
-                let group =
-                    self.group.ok_or_else(|| Failure::new("unsupported", "this kernel has no pre-content events"))?;
-                let data = Blob::data_path(&blob.directory);
-                // H1. A blob that waits for its last user to go is marked still.
-                if !blob.presence.is_complete() && !blob.watched.load(Ordering::Acquire) {
-                    sys::fanotify_mark(group, &data).map_err(doing("watching the blob"))?;
-                    blob.watched.store(true, Ordering::Release);
-                }
-                data
-            }
+        let complete = blob.presence.is_complete();
+        let mut metadata = blob.metadata_path();
+        let mut view = None;
+        let devices = match method {
             // A complete blob needs nobody to answer for it.
-            Method::Fuse if blob.presence.is_complete() => Blob::data_path(&blob.directory),
-            Method::Fuse => self.fuse_directory()?.join(&blob.key),
+            _ if complete => vec![Blob::data_path(&blob.directory)],
+            Method::Fuse => vec![self.fuse_directory()?.join(&blob.key)],
+            Method::Fanotify => {
+                let with_hot = hot.and_then(|hot| self.hot_view(blob, hot));
+                if with_hot.is_some() {
+                    metadata = blob.hot_metadata_path();
+                }
+                // H1.
+                let open = with_hot.map_or_else(|| self.plain_view(blob), Ok)?;
+                view.insert(Arc::new(open)).device_paths()
+            }
         };
-        let (metadata, complete) = (blob.metadata_path(), blob.presence.is_complete());
         let before = mounts::backing_devices();
         let mounted = match self.block_devices {
-            true => mounts::mount_erofs_by_loops(&metadata, &data, &base),
-            false => mounts::mount_erofs(&metadata, &data, &base, complete),
+            true => mounts::mount_erofs_by_loops(&metadata, &devices[0], &base),
+            false => mounts::mount_erofs(&metadata, &devices, &base, complete),
         };
         mounted.map_err(doing("mounting the image"))?;
+        if let Some(view) = view {
+            for (i, mount) in view.kept().into_iter().enumerate() {
+                self.keeper.keep(&mount_name(&blob.key, i), mount);
+            }
+            blob.set_view(Some(view.clone()));
+            // What came before there was a view.
+            view.release_parts(&blob.presence);
+        }
         if !complete {
             let device = mounts::only_new(&before, &mounts::backing_devices());
             blob.set_narrow_device(device.filter(|device| mounts::set_read_ahead(device, READ_AHEAD_MISSING_KIB)));
         }
         Ok(())
+    }
+
+    fn plain_view(&self, blob: &Blob) -> Result<View> {
+        let group = self.group.ok_or_else(|| Failure::new("unsupported", "this kernel has no pre-content events"))?;
+        View::open(group, &Blob::data_path(&blob.directory), None).map_err(doing("watching the blob"))
+    }
+
+    /// Metadata and devices for a mount whose hot pages cost nothing once they have come. None: it has to go without.
+    fn hot_view(&self, blob: &Blob, hot: &Hot) -> Option<View> {
+        let made = || -> std::result::Result<View, String> {
+            let group = self.group.ok_or("this kernel has no pre-content events")?;
+            let regions = hot.regions();
+            let metadata = std::fs::read(blob.metadata_path()).map_err(|e| e.to_string())?;
+            let seen = hot_view(&metadata, &regions)?;
+            write_whole(&blob.hot_metadata_path(), &seen.metadata).map_err(|e| e.to_string())?;
+            let hot_pages = HotPages { regions, order: hot.runs().to_vec(), files: seen.files };
+            View::open(group, &Blob::data_path(&blob.directory), Some(hot_pages)).map_err(|e| e.to_string())
+        };
+        made().inspect_err(|why| say!("imagefs: {} is mounted without its hot pack: {why}", blob.key)).ok()
+    }
+
+    /// First page and count of what was read of an image since it was mounted: what went by unseen in the hot pack's order,
+    /// then what was asked for, in order.
+    pub fn touched(&self, key: &str) -> Result<Vec<(u64, u64)>> {
+        let blob = self.blob(key).ok_or_else(|| Failure::new("notFound", "no such image"))?;
+        if !blob.is_recording() {
+            return Ok(Vec::new());
+        }
+        let asked = blob.touched_runs();
+        Ok(blob.view().map_or_else(|| asked.clone(), |view| view.all_read(&self.base(key), &asked)))
     }
 
     /// Where FUSE shows the blobs; mounted when first needed.
@@ -519,6 +562,10 @@ impl Node {
 
     fn unmount_base(&self, entry: &mut Entry) {
         let _ = mounts::unmount(&self.base(&entry.blob.key));
+        let watched = entry.blob.view().map_or(0, |view| view.kept().len());
+        (0..watched).for_each(|i| self.keeper.drop_kept(&mount_name(&entry.blob.key, i)));
+        entry.blob.set_view(None);
+        let _ = std::fs::remove_file(entry.blob.hot_metadata_path());
         entry.blob.set_narrow_device(None);
         entry.method = None;
         entry.blob.want_fill(false);
@@ -527,29 +574,19 @@ impl Node {
 
     // ---- keeping house -----------------------------------------------------------------------------------------------
 
-    /// To be called now and then: stops watching what is complete or unused, and keeps the cache within its bounds.
+    /// To be called now and then: stops watching what is there, and keeps the cache within its bounds.
     pub fn tidy(&self) {
         let mut entries = self.entries.lock().unwrap();
         for entry in entries.values_mut() {
             let blob = &entry.blob;
-            if blob.presence.is_complete()
-                && let Some(device) = blob.set_narrow_device(None)
-            {
-                mounts::set_read_ahead(&device, READ_AHEAD_KIB);
-            }
-            if !blob.watched.load(Ordering::Acquire) {
+            if !blob.presence.is_complete() {
+                blob.view().inspect(|view| view.release_parts(&blob.presence));
                 continue;
             }
-            let unused = entry.method.is_none() && sys::nobody_else_has_open(blob.file.as_raw_fd());
-            if blob.presence.is_complete() || unused {
-                if let Some(group) = self.group
-                    && let Err(error) = sys::fanotify_unmark(group, &Blob::data_path(&blob.directory))
-                {
-                    say!("imagefs: cannot stop watching {}: {error}", blob.key);
-                    continue;
-                }
-                blob.watched.store(false, Ordering::Release);
+            if let Some(device) = blob.set_narrow_device(None) {
+                mounts::set_read_ahead(&device, READ_AHEAD_KIB);
             }
+            blob.view().inspect(|view| view.release_all());
         }
         self.evict(&mut entries);
     }
@@ -559,11 +596,7 @@ impl Node {
         let mut total: u64 = entries.values().map(|e| e.blob.disk_bytes()).sum();
         let mut idle: Vec<(u64, String)> = entries
             .iter()
-            .filter(|(_, e)| {
-                e.method.is_none()
-                    && !e.blob.watched.load(Ordering::Acquire)
-                    && e.blob.fuse_opens.load(Ordering::Acquire) == 0
-            })
+            .filter(|(_, e)| e.method.is_none() && e.blob.fuse_opens.load(Ordering::Acquire) == 0)
             .map(|(key, e)| (e.last_used_ms, key.clone()))
             .collect();
         idle.sort();
@@ -571,7 +604,7 @@ impl Node {
             if total <= self.cache_bytes_max {
                 return;
             }
-            // H2: a detached mount may still have users although nothing is marked (the blob was complete).
+            // H2: a detached mount may still have users.
             let unused = sys::nobody_else_has_open(entries[&key].blob.file.as_raw_fd());
             if !unused {
                 continue;
@@ -699,7 +732,8 @@ impl Node {
             written_bytes: e.blob.written_bytes.load(Ordering::Relaxed),
             write_micros: e.blob.write_micros.load(Ordering::Relaxed),
             failed_reads: e.blob.failed_reads.load(Ordering::Relaxed),
-            watched: e.blob.watched.load(Ordering::Acquire),
+            read_events: e.blob.read_events.load(Ordering::Relaxed),
+            watched: e.blob.view().is_some_and(|view| view.is_watching()),
         });
         stats.collect()
     }
@@ -708,9 +742,18 @@ impl Node {
     pub fn kept(&self) -> Vec<(String, RawFd)> {
         let entries = self.entries.lock().unwrap();
         let blobs = entries.iter().map(|(key, e)| (format!("blob:{key}"), e.blob.file.as_raw_fd()));
+        let views = entries.iter().filter_map(|(key, e)| Some((key, e.blob.view()?)));
+        let views = views.flat_map(|(key, view)| {
+            view.kept().into_iter().enumerate().map(|(i, mount)| (mount_name(key, i), mount)).collect::<Vec<_>>()
+        });
         let fuse = self.fuse.lock().unwrap().as_ref().map(|device| ("fuse".to_string(), device.as_raw_fd()));
-        blobs.chain(fuse).collect()
+        blobs.chain(views).chain(fuse).collect()
     }
+}
+
+/// What the keeper calls the mounts through which an image's blob is watched.
+fn mount_name(key: &str, number: usize) -> String {
+    format!("view:{key}:{number}")
 }
 
 /// Forgets what is there of an image; a seed stays where it is.

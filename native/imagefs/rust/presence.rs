@@ -34,6 +34,10 @@ impl Presence {
         self.first_missing(offset, length).is_none()
     }
 
+    pub fn has_pages(&self, first: u64, pages: u64) -> bool {
+        self.has_range(first * PAGE, pages * PAGE)
+    }
+
     /// The first missing page of the range.
     pub fn first_missing(&self, offset: u64, length: u64) -> Option<u64> {
         let end = offset.saturating_add(length).div_ceil(PAGE).min(self.pages);

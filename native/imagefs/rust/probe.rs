@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::view::Watched;
 use crate::{fuse, sys};
 
 /// Prints {"fanotify": …, "fuse": …, "userNamespaces": …}; each {"ok": bool, "why": string}.
@@ -26,7 +27,7 @@ pub fn print(arguments: &[String]) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Marks a sparse file, reads it, and expects to be asked first: the kernel's version alone proves nothing.
+/// Watches a sparse file, reads it, and expects to be asked first: the kernel's version alone proves nothing.
 fn fanotify(directory: &Path) -> Result<(), String> {
     if erofs(directory)? == Erofs::BlockDevices {
         return Err("the kernel's EROFS mounts only block devices (Linux 6.12 and later mount files)".into());
@@ -39,8 +40,8 @@ fn fanotify(directory: &Path) -> Result<(), String> {
     let path = directory.join(format!("probe-{}", std::process::id()));
     let outcome = (|| -> std::io::Result<bool> {
         File::create(&path)?.set_len(1 << 20)?;
-        sys::fanotify_mark(group.as_raw_fd(), &path)?;
-        let reading = path.clone();
+        let watched = Watched::begin(group.as_raw_fd(), &path)?;
+        let reading = watched.path();
         let reader = std::thread::spawn(move || -> std::io::Result<u8> {
             let mut byte = [0u8; 1];
             File::open(reading)?.read_exact(&mut byte)?;

@@ -17,6 +17,7 @@ pub const FAN_DENY: u32 = 0x02;
 pub const FAN_DENY_EIO: u32 = FAN_DENY | ((libc::EIO as u32) << 24);
 const FAN_MARK_ADD: u32 = 0x01;
 const FAN_MARK_REMOVE: u32 = 0x02;
+const FAN_MARK_MOUNT: u32 = 0x10;
 const FAN_EVENT_INFO_TYPE_RANGE: u8 = 6;
 const EVENT_METADATA_BYTES: usize = 24;
 const RANGE_INFO_BYTES: usize = 24;
@@ -45,12 +46,13 @@ pub fn fanotify_group() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Everything that is read through the mount that `path` lies on.
 pub fn fanotify_mark(group: RawFd, path: &Path) -> io::Result<()> {
-    fanotify_change(group, FAN_MARK_ADD, path)
+    fanotify_change(group, FAN_MARK_ADD | FAN_MARK_MOUNT, path)
 }
 
 pub fn fanotify_unmark(group: RawFd, path: &Path) -> io::Result<()> {
-    fanotify_change(group, FAN_MARK_REMOVE, path)
+    fanotify_change(group, FAN_MARK_REMOVE | FAN_MARK_MOUNT, path)
 }
 
 fn fanotify_change(group: RawFd, what: u32, path: &Path) -> io::Result<()> {
@@ -105,6 +107,15 @@ pub fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data
     Ok(())
 }
 
+/// A file as a mount that lies nowhere in the tree (open_tree, Linux 5.2): it is there for those who open the descriptor.
+pub fn private_mount(path: &Path) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    let path = cstring(path)?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    check(fd as libc::c_int).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 pub fn unmount(target: &Path, flags: libc::c_int) -> io::Result<()> {
     let target = cstring(target)?;
     check(unsafe { libc::umount2(target.as_ptr(), flags) })?;
@@ -126,13 +137,13 @@ pub fn file_id(fd: RawFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// True when no other open of the file exists in the whole system: the kernel grants a write lease only then.
 /// Whether a descriptor cannot be written to.
 pub fn is_read_only(fd: RawFd) -> io::Result<bool> {
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
     Ok(flags & libc::O_ACCMODE == libc::O_RDONLY)
 }
 
+/// True when no other open of the file exists in the whole system: the kernel grants a write lease only then.
 pub fn nobody_else_has_open(fd: RawFd) -> bool {
     let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) } == 0;
     if granted {

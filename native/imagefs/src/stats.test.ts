@@ -13,6 +13,7 @@ test("a handler of an earlier version is understood: what it does not tell is no
         diskBytes: 1,
         fetchedBytes: 1,
         failedReads: 0,
+        readEvents: 3,
         watched: true,
       },
     ],

@@ -23,6 +23,8 @@ const imageStatsSchema = z.object({
   writeMicros: newer,
   /** Reads that ended with EIO. */
   failedReads: count,
+  /** Reads that the kernel asked about before it did them; those of hot pages that are there are not among them. */
+  readEvents: newer,
   /** The kernel still asks before it reads; false once everything is local. */
   watched: z.boolean(),
 });
