@@ -1,6 +1,6 @@
 // What a start touches first, learnt over starts: pages of chunks, named by the chunks' hashes, so that a profile of one
 // version serves the next one as far as content is shared. Pure: observations in, profile out.
-//   Q1. A page's score halves with every start that does not touch it and returns to 1 with one that does; forgotten below
+//   Q1. A page's score falls (DECAY) with every start that does not touch it and returns to 1 with one that does; forgotten below
 //       SCORE_MIN. A page of a single start is kept, for one start is all there may be.
 //   Q2. The order is that of the last start that touched the page.
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";

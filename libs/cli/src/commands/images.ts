@@ -194,14 +194,18 @@ const mountCommand = (act: Act): Command =>
 const seedCommand = (act: Act): Command =>
   named("seed")
     .description("Brings a whole image into a node's cache, so that its first start there downloads nothing.")
-    .requiredOption("--cache <directory>", "the node agent's image cache (imageCacheDir), or a copy's")
+    .requiredOption(
+      "--cache <directory>",
+      "what is filled: a folder that node agents have in imageSeedDirs, or one's own imageCacheDir",
+    )
     .addHelpText(
       "after",
       `
-For node images, disk snapshots and volumes: run it where the disk is made, keep the directory, start the node agent on it.
+For node images, disk snapshots and volumes: fill a folder where the disk is made, and name it in the node agents' imageSeedDirs.
+They mount from there, also when it is read-only.
 
 Example:
-  pilotlight image seed sha256:3f2a --bucket s3://images?region=eu-west-1 --cache /var/lib/pilotlight/image-cache`,
+  pilotlight image seed sha256:3f2a --bucket s3://images?region=eu-west-1 --cache /srv/image-seed`,
     )
     .action(
       act<Options & { cache: string }>(async (context, options, image = "") => {
