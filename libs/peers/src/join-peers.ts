@@ -3,7 +3,7 @@
 import { type Peer, PeerTable } from "./peer-table.ts";
 
 /** How often a node says what it has, unless told otherwise. */
-const DEFAULT_REPEAT_INTERVAL_MS = 1_000;
+export const DEFAULT_PEER_REPEAT_INTERVAL_MS = 1_000;
 /** Who was not heard that many times in a row is gone. */
 const REPEATS_MISSED_MAX = 5;
 const PEERS_MAX = 64;
@@ -44,7 +44,7 @@ export type Peers = {
 /** Joins the nodes of the zone. */
 export function joinPeers(
   ports: PeersPorts,
-  { nodeId, zone, url, repeatIntervalMs = DEFAULT_REPEAT_INTERVAL_MS, onChange }: PeersOptions,
+  { nodeId, zone, url, repeatIntervalMs = DEFAULT_PEER_REPEAT_INTERVAL_MS, onChange }: PeersOptions,
 ): Peers {
   const own = new Map<string, Held>();
   const table = new PeerTable({

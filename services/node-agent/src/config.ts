@@ -2,6 +2,7 @@
 import { BUS_FIELDS } from "@pilotlight/bus";
 import { DEFAULT_IMAGEFS_TIMES as IMAGEFS_TIMES, type ImagefsTimes } from "@pilotlight/imagefs";
 import { REGISTRY_FIELDS } from "@pilotlight/oci/part";
+import { DEFAULT_PEER_REPEAT_INTERVAL_MS } from "@pilotlight/peers";
 import {
   bytes,
   choice,
@@ -90,7 +91,7 @@ export const config = defineConfig("node-agent", {
     "Bytes of images that other nodes get at most; 0: no limit.",
   ),
   peerRepeatIntervalMs: durationMs(
-    1_000,
+    DEFAULT_PEER_REPEAT_INTERVAL_MS,
     "How often a node tells the others what it has; who is not heard five times in a row is gone. The same on all nodes.",
     { min: 100, max: 60_000 },
   ),

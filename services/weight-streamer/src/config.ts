@@ -1,5 +1,6 @@
 // Settings of the weight streamer.
 import { BUS_FIELDS } from "@pilotlight/bus";
+import { DEFAULT_PEER_REPEAT_INTERVAL_MS } from "@pilotlight/peers";
 import { bytes, count, defineConfig, durationMs, flag, port, text } from "@pilotlight/service";
 
 const MIB = 1024 ** 2;
@@ -22,7 +23,7 @@ export const config = defineConfig("weight-streamer", {
     secret: true,
   }),
   peerRepeatIntervalMs: durationMs(
-    1_000,
+    DEFAULT_PEER_REPEAT_INTERVAL_MS,
     "How often a node tells the others what it has; who is not heard five times in a row is gone. The same on all nodes.",
     { min: 100, max: 60_000 },
   ),
