@@ -90,8 +90,12 @@ class AzureStore implements ObjectStore {
   ): Promise<ByteSource> {
     const info = known ?? (await this.head(key, signal === undefined ? {} : { signal }));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
+    return { ...(await this.place(key)), info, etagAskable: true };
+  }
+
+  async place(key: string) {
     const { url, headers, expiresAt } = await this.#prepare({ method: "GET", name: this.#full(key) });
-    return { kind: "http", url: url.href, headers, expiresAt, info, etagAskable: true };
+    return { kind: "http" as const, url: url.href, headers, expiresAt };
   }
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {

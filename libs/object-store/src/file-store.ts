@@ -18,7 +18,15 @@ import { infoOf, readChunks, readFully } from "./file-object.ts";
 import { checkKey, RESERVED_NAME } from "./keys.ts";
 import { GET_BYTES_MAX_DEFAULT, throwIfAborted, tooLarge } from "./limits.ts";
 import { checkRange, resolveRange } from "./ranges.ts";
-import type { ByteSource, ObjectInfo, ObjectStore, PutBody, PutOptions, ReadOptions } from "./store.ts";
+import type {
+  BytePlace,
+  ByteSource,
+  ObjectInfo,
+  ObjectStore,
+  PutBody,
+  PutOptions,
+  ReadOptions,
+} from "./store.ts";
 
 const LEFTOVER_AGE_MS = 24 * 3600 * 1000;
 /** A folder may be removed by a concurrent delete between our mkdir and our rename. */
@@ -104,6 +112,10 @@ class FileStore implements ObjectStore {
     const info = await this.head(key);
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
     return { kind: "file", path: this.#path(key), info };
+  }
+
+  async place(key: string): Promise<BytePlace> {
+    return { kind: "file", path: this.#path(key) };
   }
 
   async close(): Promise<void> {

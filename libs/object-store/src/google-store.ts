@@ -12,6 +12,7 @@ import { checkKey } from "./keys.ts";
 import { goneMeanwhile, putBody } from "./put-body.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import type {
+  BytePlace,
   ByteSource,
   ListOptions,
   ObjectInfo,
@@ -98,6 +99,11 @@ class GoogleStore implements ObjectStore {
     const { url, headers, expiresAt } = await this.#media(key, info.etag);
     // The URL asks for the generation by itself.
     return { kind: "http", url: url.href, headers, expiresAt, info, etagAskable: false };
+  }
+
+  async place(key: string): Promise<BytePlace> {
+    const { url, headers, expiresAt } = await this.#media(key, undefined);
+    return { kind: "http", url: url.href, headers, expiresAt };
   }
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {

@@ -30,6 +30,12 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     prepare: async (_method, key) => ({ url: urlOf(key), headers }),
     explain: () => "",
   });
+  const place = (key: string) => ({
+    kind: "http" as const,
+    url: urlOf(key).href,
+    headers,
+    expiresAt: Number.POSITIVE_INFINITY,
+  });
   return {
     uri: options.uri,
     writable: false,
@@ -39,15 +45,9 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     locate: async (key, { signal } = {}): Promise<ByteSource> => {
       const info = await reads.head(key, signal);
       if (info === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);
-      return {
-        kind: "http",
-        url: urlOf(key).href,
-        headers,
-        expiresAt: Number.POSITIVE_INFINITY,
-        info,
-        etagAskable: isStrong(info.etag),
-      };
+      return { ...place(key), info, etagAskable: isStrong(info.etag) };
     },
+    place: async (key) => place(key),
     put: () => Promise.reject(readOnly(options.uri)),
     delete: () => Promise.reject(readOnly(options.uri)),
     list: (_options?: ListOptions): AsyncIterable<ObjectInfo> => {

@@ -9,7 +9,7 @@ import { readOnly } from "./http-store.ts";
 import { checkKey, compareKeys } from "./keys.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { encodePath } from "./sigv4.ts";
-import type { ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
+import type { BytePlace, ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
 
 const REDIRECTS_MAX = 5;
 const JSON_BYTES_MAX = 16 * 1024 * 1024;
@@ -76,6 +76,11 @@ class HubStore implements ObjectStore {
     const { url, headers, info, expiresAt } = address;
     // The bytes come from elsewhere, under an ETag of its own; the URL names one commit's file.
     return { kind: "http", url: url.href, headers, info, expiresAt, etagAskable: false };
+  }
+
+  /** The hub has to be asked for it. */
+  async place(key: string, options: { signal?: AbortSignal } = {}): Promise<BytePlace> {
+    return this.locate(key, options);
   }
 
   async *list(options: ListOptions = {}): AsyncGenerator<ObjectInfo> {

@@ -80,15 +80,12 @@ class S3Store implements ObjectStore {
   ): Promise<ByteSource> {
     const info = known ?? (await this.#reads.head(key, signal));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
+    return { ...(await this.place(key)), info, etagAskable: true };
+  }
+
+  async place(key: string) {
     const { url, headers } = await this.#requests.sign({ method: "GET", key: this.#full(key) });
-    return {
-      kind: "http",
-      url: url.href,
-      headers,
-      expiresAt: Date.now() + SIGNATURE_LIFE_MS,
-      info,
-      etagAskable: true,
-    };
+    return { kind: "http" as const, url: url.href, headers, expiresAt: Date.now() + SIGNATURE_LIFE_MS };
   }
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {

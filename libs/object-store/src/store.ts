@@ -72,21 +72,23 @@ export type ListOptions = {
   signal?: AbortSignal;
 };
 
+type FilePlace = { kind: "file"; path: string };
+type HttpPlace = { kind: "http"; url: string; headers: Record<string, string>; expiresAt: number };
+
 /**
- * Where a native reader finds an object's bytes by itself: a file to open, or a URL to ask with `Range` and these
- * headers until `expiresAt` (epoch ms; ask `locate` again after it). The headers may hold credentials: never log them.
+ * Where a native reader finds a key's bytes by itself: a file to open, or a URL to ask with `Range` and these
+ * headers until `expiresAt` (epoch ms; ask again after it). The headers may hold credentials: never log them.
  */
+export type BytePlace = FilePlace | HttpPlace;
+
+/** The place of an object that is there, and what it is. */
 export type ByteSource =
-  | { kind: "file"; path: string; info: ObjectInfo }
-  | {
-      kind: "http";
-      url: string;
-      headers: Record<string, string>;
-      expiresAt: number;
+  | (FilePlace & { info: ObjectInfo })
+  | (HttpPlace & {
       info: ObjectInfo;
       /** Whether the server there knows `info.etag` and can be asked with If-Match. */
       etagAskable: boolean;
-    };
+    });
 
 export type ObjectStore = {
   /** What the store was opened with, without anything secret: fit for logs and events. */
@@ -106,6 +108,8 @@ export type ObjectStore = {
   delete(key: string, options?: { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
   /** With `known`, what a listing or `head` said of the object, one request less where the place does not depend on it. */
   locate(key: string, options?: { signal?: AbortSignal; known?: ObjectInfo }): Promise<ByteSource>;
+  /** Where the key's bytes would be, in whatever version; asks nobody whether there are any, unless the place depends on it. */
+  place(key: string, options?: { signal?: AbortSignal }): Promise<BytePlace>;
   /** What a moving name in the URI (a branch) stood for when it was first asked: a commit. Absent where there is no such thing. */
   revision?(options?: { signal?: AbortSignal }): Promise<string>;
   /** Closes idle connections and locks. The store is not used after it. */

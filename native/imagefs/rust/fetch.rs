@@ -532,7 +532,7 @@ impl Fetcher {
         flight.attempts += 1;
         let delay = retry_delay(&error, flight.attempts);
         let hopeless = match error {
-            FetchError::Permanent(_) => std::mem::replace(&mut flight.corrupt, true),
+            FetchError::Missing(_) | FetchError::Permanent(_) => std::mem::replace(&mut flight.corrupt, true),
             // Readers have their own deadline (F3).
             _ => flight.waits.is_empty() && flight.attempts >= self.config.attempts_max,
         };

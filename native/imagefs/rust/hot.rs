@@ -293,13 +293,12 @@ pub fn start(
     fetcher: Arc<Fetcher>,
     blob: Arc<Blob>,
     key: String,
-    size: u64,
     done: impl FnOnce() + Send + 'static,
 ) -> Receiver<Arc<Hot>> {
     let (tables, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let first_bytes = if fetcher.peers.has(&blob.key) { FIRST_BYTES_SHARED } else { FIRST_BYTES };
-        let opened = open(&blob, key.clone(), size, first_bytes);
+        let opened = open(&blob, key.clone(), first_bytes);
         let came = opened.is_ok();
         match opened {
             Ok((hot, first)) => {
@@ -308,6 +307,8 @@ pub fn start(
                 let _ = tables.send(hot.clone());
                 run(&fetcher, &blob, hot, &first);
             }
+            // No start was learnt from yet.
+            Err(FetchError::Missing(_)) => drop(tables),
             Err(error) => {
                 drop(tables);
                 say!("imagefs: no hot pack for {}: {error}", blob.key);
@@ -319,9 +320,9 @@ pub fn start(
     receiver
 }
 
-fn open(blob: &Blob, key: String, size: u64, first_bytes: usize) -> Result<(Hot, Vec<u8>), FetchError> {
+fn open(blob: &Blob, key: String, first_bytes: usize) -> Result<(Hot, Vec<u8>), FetchError> {
     let source = blob.source();
-    let mut bytes = source.read(&key, 0, first_bytes.min(size as usize))?;
+    let (mut bytes, size) = source.read_first(&key, first_bytes)?;
     let needed = table_end(&bytes).map_err(FetchError::Permanent)?;
     if needed > bytes.len() {
         let rest = source.read(&key, bytes.len() as u64, needed - bytes.len())?;

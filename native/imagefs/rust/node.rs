@@ -139,9 +139,8 @@ pub struct MountRequest {
 
 #[derive(Clone, Deserialize)]
 pub struct HotPack {
-    /// Its object in the bucket.
+    /// Its object in the bucket, if it has one.
     pub key: String,
-    pub size: u64,
 }
 
 #[derive(Clone, Deserialize)]
@@ -401,7 +400,7 @@ impl Node {
         let pack = request.hot.as_ref().filter(|pack| !blob.presence.is_complete() && blob.begin_hot(&pack.key))?;
         let (fetcher, filling) = (self.fetcher.clone(), blob.clone());
         let then = move || fill_if_wanted(&fetcher, &filling);
-        let tables = hot::start(self.fetcher.clone(), blob.clone(), pack.key.clone(), pack.size, then);
+        let tables = hot::start(self.fetcher.clone(), blob.clone(), pack.key.clone(), then);
         let wanted = request.method == Method::Fanotify && !self.is_mounted(&request.key);
         wanted.then(|| tables.recv_timeout(HOT_TABLES_PATIENCE).ok()).flatten()
     }

@@ -17,14 +17,19 @@ pub enum FetchError {
     Transient(String),
     /// The location is unknown, expired or refused: the parent has to give a new one.
     NoLocation(String),
-    /// Will not pass by waiting: the object is not there, or the bytes are wrong.
+    /// Will not pass by waiting: the bucket does not have the object.
+    Missing(String),
+    /// Will not pass by waiting: the object is shorter than it should be, or the bytes are wrong.
     Permanent(String),
 }
 
 impl std::fmt::Display for FetchError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            FetchError::Transient(m) | FetchError::NoLocation(m) | FetchError::Permanent(m) => f.write_str(m),
+            FetchError::Transient(m)
+            | FetchError::NoLocation(m)
+            | FetchError::Missing(m)
+            | FetchError::Permanent(m) => f.write_str(m),
         }
     }
 }
@@ -99,20 +104,61 @@ impl Source {
     pub fn read(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
         match &self.spec {
             SourceSpec::Directory { path } => self.read_file(&path.join(key), key, offset, length),
-            SourceSpec::Http => self.read_http(key, offset, length),
+            SourceSpec::Http => {
+                let mut bytes = vec![0; length];
+                let mut response = self.ask(key, offset, length)?;
+                let mut body = response.body_mut().as_reader();
+                body.read_exact(&mut bytes).map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// The object's first `length` bytes, or all of a shorter one, and its size.
+    pub fn read_first(&self, key: &str, length: usize) -> Result<(Vec<u8>, u64), FetchError> {
+        match &self.spec {
+            SourceSpec::Directory { path } => {
+                let path = path.join(key);
+                let size = self.file(&path, key)?.metadata().map_err(|e| io_error(&path, &e))?.len();
+                let bytes = self.read_file(&path, key, 0, length.min(usize::try_from(size).unwrap_or(length)))?;
+                Ok((bytes, size))
+            }
+            SourceSpec::Http => {
+                let mut response = self.ask(key, 0, length)?;
+                let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
+                // "bytes 0-99/1234"; of a server without ranges, the whole object.
+                let size =
+                    header("content-range").and_then(|range| range.rsplit_once('/').map(|(_, size)| size.to_string()));
+                let size = size.or_else(|| header("content-length")).and_then(|size| size.parse().ok());
+                let size: u64 =
+                    size.ok_or(FetchError::Permanent(format!("{key}: the server does not say its size")))?;
+                let mut bytes = Vec::new();
+                let body = response.body_mut().as_reader();
+                body.take(length as u64)
+                    .read_to_end(&mut bytes)
+                    .map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
+                if bytes.len() as u64 != size.min(length as u64) {
+                    return Err(FetchError::Transient(format!("{key}: the answer was cut off")));
+                }
+                Ok((bytes, size))
+            }
+        }
+    }
+
+    fn file(&self, path: &std::path::Path, key: &str) -> Result<Arc<File>, FetchError> {
+        let known = self.files.lock().unwrap().get(key).cloned();
+        match known {
+            Some(file) => Ok(file),
+            None => {
+                let file = Arc::new(File::open(path).map_err(|e| io_error(path, &e))?);
+                self.files.lock().unwrap().insert(key.to_string(), file.clone());
+                Ok(file)
+            }
         }
     }
 
     fn read_file(&self, path: &std::path::Path, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
-        let known = self.files.lock().unwrap().get(key).cloned();
-        let file = match known {
-            Some(file) => file,
-            None => {
-                let file = Arc::new(File::open(path).map_err(|e| io_error(path, &e))?);
-                self.files.lock().unwrap().insert(key.to_string(), file.clone());
-                file
-            }
-        };
+        let file = self.file(path, key)?;
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).map_err(|e| {
             // The file may have been replaced: look again next time.
@@ -122,11 +168,12 @@ impl Source {
         Ok(bytes)
     }
 
-    fn read_http(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>, FetchError> {
+    /// An answer whose body holds the range.
+    fn ask(&self, key: &str, offset: u64, length: usize) -> Result<ureq::http::Response<ureq::Body>, FetchError> {
         let location = self.locations.read().unwrap().get(key).filter(|l| is_fresh(l)).cloned();
         let Some(location) = location else {
             if self.missing.read().unwrap().get(key).is_some_and(|since| since.elapsed() < MISSING_FOR) {
-                return Err(FetchError::Permanent(format!("{key} is not in the bucket")));
+                return Err(FetchError::Missing(format!("{key} is not in the bucket")));
             }
             return Err(FetchError::NoLocation(format!("no location for {key}")));
         };
@@ -135,7 +182,7 @@ impl Source {
         for (name, value) in &location.headers {
             request = request.header(name, value);
         }
-        let mut response = request.call().map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
+        let response = request.call().map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
         let status = response.status().as_u16();
         match status {
             206 => {}
@@ -149,16 +196,11 @@ impl Source {
                 }
                 return Err(FetchError::NoLocation(format!("{key}: HTTP {status}")));
             }
-            404 | 410 | 416 => return Err(FetchError::Permanent(format!("{key}: HTTP {status}"))),
+            404 | 410 => return Err(FetchError::Missing(format!("{key}: HTTP {status}"))),
+            416 => return Err(FetchError::Permanent(format!("{key}: HTTP {status}"))),
             _ => return Err(FetchError::Transient(format!("{key}: HTTP {status}"))),
         }
-        let mut bytes = vec![0; length];
-        response
-            .body_mut()
-            .as_reader()
-            .read_exact(&mut bytes)
-            .map_err(|e| FetchError::Transient(format!("{key}: {e}")))?;
-        Ok(bytes)
+        Ok(response)
     }
 }
 
@@ -170,7 +212,8 @@ fn is_fresh(location: &Location) -> bool {
 fn io_error(path: &std::path::Path, error: &std::io::Error) -> FetchError {
     let message = format!("{}: {error}", path.display());
     match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof => FetchError::Permanent(message),
+        std::io::ErrorKind::NotFound => FetchError::Missing(message),
+        std::io::ErrorKind::UnexpectedEof => FetchError::Permanent(message),
         _ => FetchError::Transient(message),
     }
 }

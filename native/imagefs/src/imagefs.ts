@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import {
   digestHex,
+  hotKey,
   type ImageFile,
   type ImageManifest,
   imageKey,
@@ -18,7 +19,7 @@ import { parseImageConfig, type RunConfig, runConfigOf } from "@pilotlight/oci";
 import { Daemon } from "./daemon.ts";
 import { extractImage } from "./extract.ts";
 import { chooseMethod, type MountMethod, type Probe, probeMachine } from "./probe.ts";
-import { entryName, exportPath, findHotPack, type RecordedStart, recordStart } from "./profiles.ts";
+import { entryName, exportPath, type RecordedStart, recordStart } from "./profiles.ts";
 import { takeSeed } from "./seed.ts";
 import { Sharing, type SharingOptions } from "./sharing.ts";
 import { type ImagefsStats, statsSchema, type TouchedRun, touchedSchema } from "./stats.ts";
@@ -272,10 +273,9 @@ export class Imagefs {
   ): Promise<void> {
     const { bucket, manifestDigest, mountpoint } = options;
     this.#buckets.set(key, bucket);
-    const [source, hot] = await Promise.all([
-      sourceOf(bucket, manifestDigest),
-      entry === null ? undefined : findHotPack(bucket, manifestDigest, entry),
-    ]);
+    const source = await sourceOf(bucket, manifestDigest);
+    // Whether the bucket has it the handler will see: asking twice would cost a round trip.
+    const hot = entry === null ? undefined : { key: hotKey(manifestDigest, entry) };
     const located =
       source.kind === "http" && hot !== undefined
         ? await locationOf(bucket, hot.key).catch(() => null)
@@ -377,7 +377,7 @@ type Source = { kind: "directory"; path: string } | { kind: "http" };
 /** How the handler reads this bucket: as a directory, or by locations. */
 async function sourceOf(bucket: ObjectStore, manifestDigest: string): Promise<Source> {
   const key = imageKey(manifestDigest);
-  const where = await bucket.locate(key);
+  const where = await bucket.place(key);
   if (where.kind === "file" && where.path.endsWith(`/${key}`))
     return { kind: "directory", path: where.path.slice(0, -key.length - 1) };
   return { kind: "http" };
@@ -388,7 +388,7 @@ type Location = { url: string; headers: Record<string, string>; expiresAt: numbe
 /** null: the bucket does not have it. Other failures are thrown: the handler asks again. */
 async function locationOf(bucket: ObjectStore, pack: string): Promise<Location | null> {
   try {
-    const where = await bucket.locate(pack);
+    const where = await bucket.place(pack);
     if (where.kind !== "http")
       throw new PlatformError("internal", `${pack} is a file in a bucket that is none`);
     // JSON knows no infinity.

@@ -158,22 +158,11 @@ export async function profilesOf(bucket: ObjectStore, manifestDigest: string): P
   const prefix = profileKey(manifestDigest, "");
   for await (const { key, size } of bucket.list({ prefix })) {
     const entry = key.slice(prefix.length);
-    const hot = await findHotPack(bucket, manifestDigest, entry);
+    // A profile only helps: a bucket that cannot say is as good as none.
+    const hot = await bucket.head(hotKey(manifestDigest, entry)).catch(() => undefined);
     found.push({ entry, profileBytes: size, hotPackBytes: hot?.size });
   }
   return found;
-}
-
-/** Where a start's hot pack is, if there is one. */
-export async function findHotPack(
-  bucket: ObjectStore,
-  manifestDigest: string,
-  entry: string,
-): Promise<{ key: string; size: number } | undefined> {
-  const key = hotKey(manifestDigest, entry);
-  // A profile only helps: a bucket that cannot say is as good as none.
-  const info = await bucket.head(key).catch(() => undefined);
-  return info === undefined ? undefined : { key, size: info.size };
 }
 
 export const exportPath = (cacheDir: string, key: string): string => join(cacheDir, `export-${key}`);

@@ -328,9 +328,16 @@ export function conformanceSuite(
       });
     });
 
-    test("locate tells a native reader where the bytes are", async () => {
+    test("locate tells a native reader where the bytes are, and place whether they are there or not", async () => {
+      const place = store.uri.startsWith("hf:") ? undefined : await store.place("located");
       await store.put("located", "0123456789");
       const source = await store.locate("located");
+      if (place !== undefined) expect(place.kind).toBe(source.kind);
+      if (place?.kind === "file" && source.kind === "file") expect(place.path).toBe(source.path);
+      if (place?.kind === "http") {
+        const response = await fetch(place.url, { headers: { ...place.headers, range: "bytes=2-4" } });
+        expect(await response.text()).toBe("234");
+      }
       expect(source.info).toMatchObject({ key: "located", size: 10 });
       if (source.kind === "http") {
         const headers = { ...source.headers, range: "bytes=2-4", "if-match": `"${source.info.etag}"` };

@@ -52,6 +52,7 @@ beforeEach(async () => {
     list: (...all) => bucket.list(...all),
     delete: (...all) => bucket.delete(...all),
     close: () => bucket.close(),
+    place: (...all) => bucket.place(...all),
     async locate(name): Promise<ByteSource> {
       const { info } = await bucket.locate(name);
       return {
