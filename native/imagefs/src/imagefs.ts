@@ -82,7 +82,7 @@ export type Mount = {
   unmount(): Promise<void>;
 };
 
-const DEFAULT_CACHE_BYTES_MAX = 64 * 2 ** 30;
+export const DEFAULT_CACHE_BYTES_MAX = 64 * 2 ** 30;
 const IMAGE_OBJECT_BYTES_MAX = 1 << 30;
 const BUILT_BINARY = join(import.meta.dirname, "..", "pilotlight-imagefs");
 /** Locations are handed over in groups, so that the first ones arrive early. */

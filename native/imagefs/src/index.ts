@@ -1,6 +1,13 @@
 // Converted images as root directories, and programs in them. README.md explains the processes behind it.
 export { type CompareOptions, compareTrees, type TreeComparison } from "./compare.ts";
-export { type Imagefs, type ImagefsOptions, type Mount, type MountOptions, openImagefs } from "./imagefs.ts";
+export {
+  DEFAULT_CACHE_BYTES_MAX,
+  type Imagefs,
+  type ImagefsOptions,
+  type Mount,
+  type MountOptions,
+  openImagefs,
+} from "./imagefs.ts";
 export {
   type BindMount,
   type Launched,

@@ -1,6 +1,10 @@
 // Settings of the node agent.
 import { BUS_FIELDS } from "@pilotlight/bus";
-import { DEFAULT_IMAGEFS_TIMES as IMAGEFS_TIMES, type ImagefsTimes } from "@pilotlight/imagefs";
+import {
+  DEFAULT_CACHE_BYTES_MAX,
+  DEFAULT_IMAGEFS_TIMES as IMAGEFS_TIMES,
+  type ImagefsTimes,
+} from "@pilotlight/imagefs";
 import { REGISTRY_FIELDS } from "@pilotlight/oci/part";
 import { DEFAULT_PEER_REPEAT_INTERVAL_MS } from "@pilotlight/peers";
 import {
@@ -31,7 +35,7 @@ export const config = defineConfig("node-agent", {
   weightStreamerAddress: text("127.0.0.1:7463", "Weight streamer of this node, host:port, for the workers."),
   bucketUri: uri(["file", "s3", "gs", "az"], undefined, "Bucket that holds the converted images."),
   imageCacheDir: text("", "Cache of image chunks on a local disk; empty: in stateDir."),
-  imageCacheBytesMax: bytes(64 * 1024 ** 3, "Bound of that cache; images in use are never evicted."),
+  imageCacheBytesMax: bytes(DEFAULT_CACHE_BYTES_MAX, "Bound of that cache; images in use are never evicted."),
   imageReadDeadlineMs: durationMs(
     IMAGEFS_TIMES.readDeadlineMs,
     "How long a program's read of an image waits for the bucket before it fails.",
