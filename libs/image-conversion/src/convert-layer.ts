@@ -29,6 +29,7 @@ export type LayerContext = {
   limits: ConvertLimits;
   known: KnownChunks;
   buffers: BufferPool;
+  packBuffers: BufferPool;
   uploads: Semaphore;
   progress: ProgressMeter;
   signal: AbortSignal;
@@ -138,6 +139,7 @@ class LayerAssembly {
     this.#packs = new PackWriter({
       bucket: context.bucket,
       packBytes: context.limits.packBytes,
+      buffers: context.packBuffers,
       uploads: context.uploads,
       signal: context.signal,
       onUpload: (bytes, stored) => context.progress.uploaded(bytes, stored),

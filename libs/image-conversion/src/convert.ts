@@ -159,6 +159,8 @@ async function convertLayers(
     limits,
     known,
     buffers: new BufferPool(limits.chunkBytes, limits.chunksInFlightMax),
+    // No chunk is stored in more bytes than it has.
+    packBuffers: new BufferPool(Math.max(limits.packBytes, limits.chunkBytes), limits.uploadsInFlightMax),
     uploads: new Semaphore(limits.uploadsInFlightMax),
     progress,
     signal,

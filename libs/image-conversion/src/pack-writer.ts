@@ -2,10 +2,11 @@
 // by its SHA-256, so sending one that is there already changes nothing.
 //   P1. Packs hold chunks in the layer's order, and close by size alone: the same chunks give the same packs.
 //   P2. `add` waits when too many packs are on their way; memory is packBytes for each layer and each upload.
-import { createHash } from "node:crypto";
+import { createSha256 } from "@pilotlight/codec";
 import { PlatformError } from "@pilotlight/errors";
 import { type LayerPack, packKey } from "@pilotlight/image-format";
 import type { ObjectStore } from "@pilotlight/object-store";
+import type { BufferPool } from "./buffer-pool.ts";
 import type { Semaphore } from "./semaphore.ts";
 
 /** Well below the grace period of garbage collection. */
@@ -16,6 +17,8 @@ export type PackPlace = { pack: number; packOffset: number };
 export type PackWriterOptions = {
   bucket: ObjectStore;
   packBytes: number;
+  /** Of buffers of `packBytes`. */
+  buffers: BufferPool;
   uploads: Semaphore;
   signal: AbortSignal;
   /** Told after each upload; `stored` is false when the bucket had the pack. */
@@ -23,11 +26,12 @@ export type PackWriterOptions = {
 };
 
 export class PackWriter {
-  readonly packs: LayerPack[] = [];
+  readonly #packs: LayerPack[] = [];
   readonly #options: PackWriterOptions;
   readonly #sending: Promise<void>[] = [];
   #buffer: Buffer | undefined;
   #length = 0;
+  #closed = 0;
   #failure: unknown;
 
   constructor(options: PackWriterOptions) {
@@ -38,9 +42,9 @@ export class PackWriter {
   async add(wire: Buffer): Promise<PackPlace> {
     if (this.#length + wire.length > this.#options.packBytes) await this.#close();
     if (this.#failure !== undefined) throw this.#failure;
-    this.#buffer ??= Buffer.allocUnsafeSlow(Math.max(this.#options.packBytes, wire.length));
+    this.#buffer ??= this.#options.buffers.acquire();
     wire.copy(this.#buffer, this.#length);
-    const place = { pack: this.packs.length, packOffset: this.#length };
+    const place = { pack: this.#closed, packOffset: this.#length };
     this.#length += wire.length;
     return place;
   }
@@ -50,28 +54,38 @@ export class PackWriter {
     if (this.#length > 0) await this.#close();
     await Promise.all(this.#sending);
     if (this.#failure !== undefined) throw this.#failure;
-    return this.packs;
+    return this.#packs;
   }
 
   async #close(): Promise<void> {
-    const bytes = (this.#buffer as Buffer).subarray(0, this.#length);
+    const { buffers, uploads } = this.#options;
+    const buffer = this.#buffer as Buffer;
+    const bytes = buffer.subarray(0, this.#length);
+    const number = this.#closed++;
     this.#buffer = undefined;
     this.#length = 0;
-    const sha256 = createHash("sha256").update(bytes).digest();
-    this.packs.push({ sha256, size: bytes.length });
-    const release = await this.#options.uploads.acquire();
-    const sent = this.#send(sha256, bytes)
+    buffers.busy();
+    const release = await uploads.acquire();
+    const sent = this.#send(number, bytes)
       .catch((error: unknown) => {
         this.#failure ??= error;
       })
-      .finally(release);
+      .finally(() => {
+        buffers.release(buffer);
+        release();
+      });
     this.#sending.push(sent);
   }
 
-  async #send(sha256: Buffer, bytes: Buffer): Promise<void> {
+  async #send(number: number, bytes: Buffer): Promise<void> {
     const { bucket, signal, onUpload } = this.#options;
+    const hash = createSha256();
+    await hash.update(bytes);
+    const sha256 = hash.digest();
+    this.#packs[number] = { sha256, size: bytes.length };
     try {
-      await bucket.put(packKey(sha256), bytes, { ifNoneMatch: "*", sha256: sha256.toString("hex"), signal });
+      // Without a digest for the bucket to check: it would hash the same bytes in the same memory once more.
+      await bucket.put(packKey(sha256), bytes, { ifNoneMatch: "*", signal });
       onUpload(bytes.length, true);
     } catch (error) {
       if (!(error instanceof PlatformError && error.code === "preconditionFailed")) throw error;

@@ -13,7 +13,7 @@ import { dirname, join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { listDirectory } from "./file-list.ts";
 import { FileLock } from "./file-lock.ts";
-import { infoOf, readChunks, readFully } from "./file-object.ts";
+import { infoOf, readChunks, readFully, writeFully } from "./file-object.ts";
 
 import { checkKey, RESERVED_NAME } from "./keys.ts";
 import { GET_BYTES_MAX_DEFAULT, throwIfAborted, tooLarge } from "./limits.ts";
@@ -217,7 +217,7 @@ async function writeFlushed(path: string, body: PutBody, options: PutOptions): P
     for await (const chunk of chunksOf(body)) {
       throwIfAborted(options.signal);
       hash?.update(chunk);
-      await file.writeFile(chunk);
+      await writeFully(file, chunk);
     }
     if (hash !== undefined && hash.digest("hex") !== options.sha256) {
       throw new PlatformError("corrupt", "the bytes do not have the promised SHA-256");

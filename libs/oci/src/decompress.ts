@@ -1,20 +1,18 @@
 // A layer's bytes, uncompressed. What the compression is, is told by the first bytes: media types are known to lie.
-//   D1. A piece is the caller's until the next one is asked for.
+//   D1. A piece is the caller's until the next one is asked for. The same holds for the source's pieces.
 import { createHash } from "node:crypto";
 import { Readable } from "node:stream";
 import { createGunzip, createZstdDecompress } from "node:zlib";
 import { openCodec } from "@pilotlight/codec";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { gunzipped } from "./gunzipped.ts";
+import { ownPieces, PIECE_BYTES } from "./pieces.ts";
 import { zstdFrames } from "./zstd-frames.ts";
-
-/** Decoders work outside the event loop, piece by piece: larger pieces mean fewer hops. */
-const PIECE_BYTES = 512 << 10;
 
 export type DecompressOptions = {
   /** Told at the end: the SHA-256 of all that came, `sha256:…`. */
   onDigest?: (digest: string) => void;
-  /** False: by Node's own means, with a new buffer for every piece. */
+  /** False: by Node's own means, with a new buffer for every piece, so that the caller may keep them. */
   native?: boolean;
 };
 
@@ -35,7 +33,7 @@ export async function* decompressed(
   } else if (first.length >= 4 && isZstd(first.readUInt32LE(0))) {
     yield* hashed(unframed(all), onDigest);
   } else {
-    yield* hashed(all, onDigest);
+    yield* hashed(native ? all : ownPieces(all), onDigest);
   }
 }
 
@@ -65,7 +63,7 @@ async function* through(
   source: AsyncIterable<Buffer>,
   decoder: () => NodeJS.ReadWriteStream,
 ): AsyncGenerator<Buffer> {
-  const input = Readable.from(source, { objectMode: false, highWaterMark: PIECE_BYTES });
+  const input = Readable.from(ownPieces(source), { objectMode: false, highWaterMark: PIECE_BYTES });
   const output = decoder() as Readable & NodeJS.WritableStream;
   input.on("error", (error) => output.destroy(error));
   input.pipe(output);
@@ -100,7 +98,7 @@ async function peek(
   while (length < bytes) {
     const next = await iterator.next();
     if (next.done === true) break;
-    held.push(next.value);
+    held.push(Buffer.from(next.value));
     length += next.value.length;
   }
   async function* all(): AsyncGenerator<Buffer> {

@@ -1,7 +1,10 @@
-// A gzip stream uncompressed by native code into two buffers in turn: one is filled while the caller reads the other.
+// A gzip stream uncompressed by native code into a few buffers in turn, ahead of the caller. Threads are shared with those that
+// compress: what comes next must be ready when they have worked off everything that was before it in the queue.
 import type { Gunzip } from "@pilotlight/codec";
 
 const NOTHING = Buffer.alloc(0);
+/** One is with the caller, the others are full or being filled. */
+const BUFFERS = 8;
 
 /** A piece is the caller's until the next one is asked for. `onDigest` is told at the end. Throws what stream and source throw. */
 export async function* gunzipped(
@@ -13,11 +16,11 @@ export async function* gunzipped(
   const input = source[Symbol.asyncIterator]();
   let piece: Buffer | undefined;
   let from = 0;
-  let left = false;
+  let over = false;
   /** Less than the buffer holds: the input is over. */
   const fill = async (output: Buffer): Promise<Buffer> => {
     let at = 0;
-    while (at < output.length && !left) {
+    while (at < output.length && !over) {
       if (piece === undefined) {
         const next = await input.next();
         piece = next.done === true ? undefined : next.value;
@@ -27,32 +30,32 @@ export async function* gunzipped(
       at += written;
       from += read;
       // What was taken may still have more to give than there was room for.
-      if (piece === undefined && written === 0) break;
+      if (piece === undefined && written === 0) over = true;
       if (from === piece?.length) piece = undefined;
     }
     return output.subarray(0, at);
   };
-  let filling = Buffer.allocUnsafeSlow(pieceBytes);
-  let reading = Buffer.allocUnsafeSlow(pieceBytes);
-  let coming = fill(filling);
+  const coming: { buffer: Buffer; filled: Promise<Buffer> }[] = [];
+  let last: Promise<Buffer> = Promise.resolve(NOTHING);
+  const start = (buffer: Buffer): void => {
+    last = last.then(() => fill(buffer));
+    // Waited for in its turn, or below.
+    last.catch(() => undefined);
+    coming.push({ buffer, filled: last });
+  };
+  for (let i = 0; i < BUFFERS; i++) start(Buffer.allocUnsafeSlow(pieceBytes));
   try {
-    while (true) {
-      const filled = await coming;
-      [reading, filling] = [filling, reading];
-      const ended = filled.length < pieceBytes;
-      if (!ended) {
-        coming = fill(filling);
-        // Waited for in the next turn, or below.
-        coming.catch(() => undefined);
-      }
+    for (let next = coming.shift(); next !== undefined; next = coming.shift()) {
+      const filled = await next.filled;
       if (filled.length > 0) yield filled;
-      if (ended) break;
+      if (filled.length < pieceBytes) break;
+      start(next.buffer);
     }
     onDigest?.(`sha256:${gunzip.finish().toString("hex")}`);
   } finally {
-    left = true;
+    over = true;
     // Native code has its hands on the buffers until then.
-    await coming.catch(() => undefined);
+    await last.catch(() => undefined);
     await input.return?.();
   }
 }

@@ -113,7 +113,7 @@ async function readPayload(
   try {
     const pieces: Buffer[] = [];
     for await (const piece of verified(store.blob(descriptor, signal), descriptor, "a signature"))
-      pieces.push(piece);
+      pieces.push(Buffer.from(piece));
     return Buffer.concat(pieces);
   } catch (thrown) {
     const error = toPlatformError(thrown);

@@ -1,9 +1,9 @@
 // An OCI image layout directory (image-layout.md): index.json names manifests, blobs/sha256/HEX holds everything.
-import { createReadStream } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { type Descriptor, DOCUMENT_BYTES_MAX, parseManifestOrIndex } from "./documents.ts";
+import { filePieces } from "./pieces.ts";
 import type { LayoutReference } from "./reference.ts";
 import type { ContentStore } from "./source.ts";
 
@@ -29,11 +29,7 @@ export function layoutStore(reference: LayoutReference): ContentStore {
       if (chosen === undefined) throw noTag(directory, wanted, parsed.document.manifests);
       return readDocument(blobPath(directory, chosen.digest));
     },
-    blob: (descriptor, signal) =>
-      createReadStream(blobPath(directory, descriptor.digest), {
-        highWaterMark: 512 << 10,
-        ...(signal && { signal }),
-      }),
+    blob: (descriptor, signal) => filePieces(blobPath(directory, descriptor.digest), signal),
   };
 }
 

@@ -50,7 +50,7 @@ async function names(reference: string): Promise<string[][]> {
   return Promise.all(
     image.layers.map(async (layer) => {
       const pieces: Buffer[] = [];
-      for await (const piece of decompressed(image.layer(layer))) pieces.push(piece);
+      for await (const piece of decompressed(image.layer(layer))) pieces.push(Buffer.from(piece));
       const tar = Buffer.concat(pieces);
       expect(`sha256:${createHash("sha256").update(tar).digest("hex")}`).toBe(layer.diffId);
       return execFileSync("tar", ["-tf", "-"], { input: tar, encoding: "utf8" }).trim().split("\n");

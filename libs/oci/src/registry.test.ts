@@ -35,7 +35,7 @@ const blobOf = (digest: string) => readFileSync(join(scratch, "layout/blobs/sha2
 
 async function readLayer(image: OpenedImage): Promise<Buffer> {
   const pieces: Buffer[] = [];
-  for await (const piece of image.layer(image.layers[0]!)) pieces.push(piece);
+  for await (const piece of image.layer(image.layers[0]!)) pieces.push(Buffer.from(piece));
   return Buffer.concat(pieces);
 }
 

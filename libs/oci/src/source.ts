@@ -19,6 +19,7 @@ import {
 } from "./documents.ts";
 import { checkPolicy, type ImagePolicy } from "./image-policy.ts";
 import { layoutStore } from "./layout-reader.ts";
+import { inPieces } from "./pieces.ts";
 import { formatReference, type ImageReference, parseReference } from "./reference.ts";
 import { type RegistryOptions, registryStore } from "./registry.ts";
 import { verified } from "./verify.ts";
@@ -27,7 +28,7 @@ import { verified } from "./verify.ts";
 export type ContentStore = {
   /** The bytes that the reference's tag (or digest) names now. Throws `notFound`. */
   manifest(reference: string, signal?: AbortSignal): Promise<Buffer>;
-  /** A blob's bytes, unchecked. */
+  /** A blob's bytes, unchecked. A piece is the caller's until the next one is asked for. */
   blob(descriptor: Descriptor, signal?: AbortSignal): AsyncIterable<Uint8Array>;
 };
 
@@ -51,7 +52,10 @@ export type OpenedImage = {
   platform: string;
   /** From the bottom up. */
   layers: ImageLayer[];
-  /** The compressed layer, size and digest checked while it passes: the last piece comes before the verdict. */
+  /**
+   * The compressed layer, size and digest checked while it passes: the last piece comes before the verdict. A piece is the
+   * caller's until the next one is asked for.
+   */
   layer(layer: ImageLayer, signal?: AbortSignal): AsyncGenerator<Buffer>;
 };
 
@@ -100,7 +104,7 @@ export async function openImage(
     layers: layersOf(manifest.document, configDocument, name),
     layer: (layer, signal) =>
       verified(
-        store.blob({ digest: layer.digest, size: layer.size }, signal),
+        inPieces(store.blob({ digest: layer.digest, size: layer.size }, signal)),
         layer,
         `layer ${layer.digest}`,
       ),
@@ -186,7 +190,7 @@ async function readBlob(
   }
   const pieces: Buffer[] = [];
   for await (const piece of verified(store.blob(descriptor, signal), descriptor, `the ${what}`))
-    pieces.push(piece);
+    pieces.push(Buffer.from(piece));
   return Buffer.concat(pieces);
 }
 

@@ -1,23 +1,30 @@
 // Bytes that are checked while they pass: size at every piece, digest at the end.
-import { createHash } from "node:crypto";
+import { createSha256 } from "@pilotlight/codec";
 import { PlatformError } from "@pilotlight/errors";
 
-/** Passes `source` on; throws `corrupt` when it is not the promised content. The last piece comes before the verdict. */
+/**
+ * Passes `source` on, hashing each piece while the caller works on it; throws `corrupt` when it is not the promised content. The
+ * last piece comes before the verdict. A piece is the caller's until the next one is asked for.
+ */
 export async function* verified(
   source: AsyncIterable<Uint8Array>,
   expected: { digest: string; size: number },
   what: string,
 ): AsyncGenerator<Buffer> {
-  const hash = createHash("sha256");
+  const hash = createSha256();
   let bytes = 0;
   for await (const piece of source) {
     bytes += piece.length;
     if (bytes > expected.size) throw mismatch(what, `it is longer than ${expected.size} bytes`);
-    hash.update(piece);
-    yield Buffer.isBuffer(piece) ? piece : Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+    const buffer = Buffer.isBuffer(piece)
+      ? piece
+      : Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength);
+    const hashed = hash.update(buffer);
+    yield buffer;
+    await hashed;
   }
   if (bytes !== expected.size) throw mismatch(what, `it ended after ${bytes} of ${expected.size} bytes`);
-  const digest = `sha256:${hash.digest("hex")}`;
+  const digest = `sha256:${hash.digest().toString("hex")}`;
   if (digest !== expected.digest) throw mismatch(what, `its digest is ${digest}`);
 }
 

@@ -1,6 +1,7 @@
 // What a conversion does with every byte, by native code and into buffers that are used again: layers uncompressed and hashed,
 // chunks hashed and compressed. With a stream and a buffer for each piece, most of what it costs is handling those. Whoever has
 // no addon does the same with Node's own means, slower.
+import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 
@@ -19,8 +20,16 @@ export type Gunzip = {
   finish(): Buffer;
 };
 
+/** SHA-256 piece by piece. A piece belongs to the hash until `update` has settled; one at a time. */
+export type Sha256Stream = {
+  update(piece: Buffer): Promise<void>;
+  /** The hash of all pieces. */
+  digest(): Buffer;
+};
+
 export type Codec = {
   Gunzip: new () => Gunzip;
+  Sha256Stream: new () => Sha256Stream;
   /**
    * Hashes the first `length` bytes of `buffer` and, with a level, puts a zstd frame in their place where that saves at least
    * `gainMin` of them. The buffer belongs to the codec until the promise has settled.
@@ -37,4 +46,15 @@ export function openCodec(): Codec | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Off the event loop where the addon is built. */
+export function createSha256(): Sha256Stream {
+  const codec = openCodec();
+  if (codec !== undefined) return new codec.Sha256Stream();
+  const hash = createHash("sha256");
+  return {
+    update: async (piece) => void hash.update(piece),
+    digest: () => hash.digest(),
+  };
 }
