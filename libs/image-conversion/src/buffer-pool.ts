@@ -22,14 +22,21 @@ export class BufferPool {
     this.#busy++;
   }
 
-  release(buffer: Buffer): void {
+  /** The work is over. Without a buffer: somebody may still be reading it, so it is left to the garbage collector. */
+  release(buffer?: Buffer): void {
     this.#busy--;
     // A push may take some more: what is thrown away is only freed when the garbage is collected.
-    if (this.#idle.length < 2 * this.#busyMax) this.#idle.push(buffer);
+    if (buffer !== undefined && this.#idle.length < 2 * this.#busyMax) this.#idle.push(buffer);
     if (this.#busy < this.#busyMax) {
       for (const resume of this.#waiting) resume();
       this.#waiting = [];
     }
+  }
+
+  /** Gives the memory of idle buffers back now, not when the garbage is collected some time: what comes next needs memory too. */
+  freeIdle(): void {
+    for (const { buffer } of this.#idle) (buffer as ArrayBuffer).transfer(0);
+    this.#idle.length = 0;
   }
 
   async belowLimit(): Promise<void> {

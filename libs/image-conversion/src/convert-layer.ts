@@ -95,11 +95,10 @@ export async function convertLayer(
       );
     }
     scanner.finish();
-    const record: LayerRecord = {
-      entries: scanner.entries,
-      contentBytes: scanner.contentBytes,
-      ...(await assembly.finish()),
-    };
+    const stored = await assembly.finish();
+    context.buffers.freeIdle();
+    context.packBuffers.freeIdle();
+    const record: LayerRecord = { entries: scanner.entries, contentBytes: scanner.contentBytes, ...stored };
     await bucket.put(layerKey(layer.diffId, limits.chunkBytes), encodeLayerRecord(record), { signal });
     return record;
   } catch (error) {

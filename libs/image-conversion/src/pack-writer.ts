@@ -69,15 +69,18 @@ export class PackWriter {
     const sent = this.#send(number, bytes)
       .catch((error: unknown) => {
         this.#failure ??= error;
+        return false;
       })
-      .finally(() => {
-        buffers.release(buffer);
+      .then((taken) => {
+        // A bucket may refuse a request that is still being sent.
+        buffers.release(taken ? buffer : undefined);
         release();
       });
     this.#sending.push(sent);
   }
 
-  async #send(number: number, bytes: Buffer): Promise<void> {
+  /** True: the bucket took the bytes. False: it had them. */
+  async #send(number: number, bytes: Buffer): Promise<boolean> {
     const { bucket, signal, onUpload } = this.#options;
     const hash = createSha256();
     await hash.update(bytes);
@@ -87,10 +90,12 @@ export class PackWriter {
       // Without a digest for the bucket to check: it would hash the same bytes in the same memory once more.
       await bucket.put(packKey(sha256), bytes, { ifNoneMatch: "*", signal });
       onUpload(bytes.length, true);
+      return true;
     } catch (error) {
       if (!(error instanceof PlatformError && error.code === "preconditionFailed")) throw error;
       await this.#refresh(packKey(sha256), bytes);
       onUpload(bytes.length, false);
+      return false;
     }
   }
 

@@ -30,6 +30,7 @@ export type Sha256Stream = {
 export type Codec = {
   Gunzip: new () => Gunzip;
   Sha256Stream: new () => Sha256Stream;
+  forgetCached(fd: number, offset: number, length: number): void;
   /**
    * Hashes the first `length` bytes of `buffer` and, with a level, puts a zstd frame in their place where that saves at least
    * `gainMin` of them. The buffer belongs to the codec until the promise has settled.
@@ -57,4 +58,12 @@ export function createSha256(): Sha256Stream {
     update: async (piece) => void hash.update(piece),
     digest: () => hash.digest(),
   };
+}
+
+/**
+ * Tells the kernel that these bytes of an open file will not be read again soon, so that it uses their memory for what comes next.
+ * Does nothing where the addon is not built, or on other systems than Linux.
+ */
+export function forgetCached(fd: number, offset: number, length: number): void {
+  openCodec()?.forgetCached(fd, offset, length);
 }
