@@ -1,5 +1,6 @@
 // `npm test`: the static checks, the crates' tests, then every TypeScript test on real servers. Ends with one line
-// `N passed, N failed`, where each static check counts as one.
+// `N passed, N failed`, where each static check counts as one. A test that failed is tried once more, for these machines are
+// shared and slow at times; what passed only then is listed, for it is to be mended.
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -47,6 +48,7 @@ async function runVitest(
     const args = [
       join(ROOT, "node_modules/vitest/vitest.mjs"),
       "run",
+      "--retry=1",
       "--reporter=default",
       "--reporter=json",
       `--outputFile.json=${file}`,
@@ -63,7 +65,7 @@ async function runVitest(
       (result) => result.status === "failed" && result.assertionResults.length === 0,
     ).length;
     const failed = report.numFailedTests + broken;
-    for (const line of failuresIn(report)) process.stdout.write(`${line}\n`);
+    for (const line of [...secondTries(report), ...failuresIn(report)]) process.stdout.write(`${line}\n`);
     return {
       passed: report.numPassedTests,
       failed: code !== 0 && failed === 0 ? 1 : failed,
@@ -72,6 +74,18 @@ async function runVitest(
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** Tests that failed first and passed then: their first failures are kept with them. */
+function secondTries({ testResults }: Report): string[] {
+  return testResults.flatMap(({ name, assertionResults }) =>
+    assertionResults
+      .filter(({ status, failureMessages }) => status === "passed" && failureMessages.length > 0)
+      .map(
+        ({ fullName, failureMessages }) =>
+          `passed at its second try: ${relative(ROOT, name)}: ${fullName}: ${firstLine(failureMessages[0] ?? "")}`,
+      ),
+  );
 }
 
 /** What failed, last of all: a long log shows it at its end. */
