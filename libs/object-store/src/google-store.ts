@@ -12,7 +12,6 @@ import { checkKey } from "./keys.ts";
 import { goneMeanwhile, putBody } from "./put-body.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import type {
-  BytePlace,
   ByteSource,
   ListOptions,
   ObjectInfo,
@@ -96,14 +95,13 @@ class GoogleStore implements ObjectStore {
   ): Promise<ByteSource> {
     const info = known ?? (await this.head(key, signal === undefined ? {} : { signal }));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
-    const { url, headers, expiresAt } = await this.#media(key, info.etag);
     // The URL asks for the generation by itself.
-    return { kind: "http", url: url.href, headers, expiresAt, info, etagAskable: false };
+    return { ...(await this.place(key, { generation: info.etag })), info, etagAskable: false };
   }
 
-  async place(key: string): Promise<BytePlace> {
-    const { url, headers, expiresAt } = await this.#media(key, undefined);
-    return { kind: "http", url: url.href, headers, expiresAt };
+  async place(key: string, { generation }: { generation?: string } = {}) {
+    const { url, headers, expiresAt } = await this.#media(key, generation);
+    return { kind: "http" as const, url: url.href, headers, expiresAt };
   }
 
   async put(key: string, body: PutBody, options: PutOptions = {}): Promise<ObjectInfo> {
