@@ -96,10 +96,12 @@ class GoogleStore implements ObjectStore {
     const info = known ?? (await this.head(key, signal === undefined ? {} : { signal }));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
     // The URL asks for the generation by itself.
-    return { ...(await this.place(key, { generation: info.etag })), info, etagAskable: false };
+    return { ...(await this.#place(key, info.etag)), info, etagAskable: false };
   }
 
-  async place(key: string, { generation }: { generation?: string } = {}) {
+  place = (key: string) => this.#place(key, undefined);
+
+  async #place(key: string, generation: string | undefined) {
     const { url, headers, expiresAt } = await this.#media(key, generation);
     return { kind: "http" as const, url: url.href, headers, expiresAt };
   }
