@@ -100,7 +100,6 @@ class GoogleStore implements ObjectStore {
   }
 
   place = (key: string) => this.#place(key, undefined);
-
   async #place(key: string, generation: string | undefined) {
     const { url, headers, expiresAt } = await this.#media(key, generation);
     return { kind: "http" as const, url: url.href, headers, expiresAt };
