@@ -95,8 +95,7 @@ class GoogleStore implements ObjectStore {
   ): Promise<ByteSource> {
     const info = known ?? (await this.head(key, signal === undefined ? {} : { signal }));
     if (info === undefined) throw new PlatformError("notFound", `no object ${key} in ${this.uri}`);
-    // The URL asks for the generation by itself.
-    return { ...(await this.#place(key, info.etag)), info, etagAskable: false };
+    return { ...(await this.#place(key, info.etag)), info, etagAskable: false }; // The URL asks for the generation.
   }
 
   place = (key: string) => this.#place(key, undefined);
