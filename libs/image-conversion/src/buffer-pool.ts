@@ -1,5 +1,6 @@
-// The buffers that chunks are cut into, and that packs are collected in, used again and again. Full ones bound the work in flight: who fills them waits while
-// too many are being worked on. Buffers that are still being filled do not count, or filling could never end.
+// The buffers that chunks are cut into, and that packs are collected in, used again and again. Full ones bound the work in
+// flight: who fills them waits while too many are being worked on. Buffers that are still being filled do not count, or filling
+// could never end.
 export class BufferPool {
   readonly #bytes: number;
   readonly #busyMax: number;
