@@ -2,7 +2,9 @@
 //! a few microseconds runs on libuv's threads. Errors cross as JSON in the message: `{code, message, field, remedy}`.
 
 use crate::error::{Error, Result, panic_message};
+use crate::model::{Announced, Expected};
 use crate::serve::{Chunk, EmbedRequest, Engine, EngineOptions, Event, FieldValue, GenerateRequest, Prompt};
+use crate::tensor::Pieces;
 use napi::bindgen_prelude::{AsyncTask, Float32Array, Function, ToNapiValue, TypeName, Uint8Array, Uint32Array};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi::{Env, Status, Task};
@@ -71,6 +73,7 @@ pub struct NativeOptions {
     pub sequences_max: f64,
     pub waiting_max: f64,
     pub stall_ms: f64,
+    pub tensor_parallel: f64,
 }
 
 #[napi(object)]
@@ -83,6 +86,7 @@ pub struct NativeModel {
     pub context_tokens_max: u32,
     pub threads: u32,
     pub instruction_set: String,
+    pub tensor_parallel: u32,
 }
 
 #[napi(object)]
@@ -93,13 +97,21 @@ pub struct NativeExpected {
 }
 
 #[napi(object)]
-pub struct NativeMapped {
+pub struct NativeTensor {
     pub name: String,
+    pub rank: f64,
     pub dtype: String,
     pub shape: Vec<f64>,
+}
+
+/// `length`: bytes of all runs, which lie `stride_bytes` apart.
+#[napi(object)]
+pub struct NativePlace {
     pub path: String,
     pub offset: f64,
     pub length: f64,
+    pub runs: f64,
+    pub stride_bytes: f64,
 }
 
 /// Exactly one of `messages_json`, `text` and `token_ids`.
@@ -221,6 +233,7 @@ impl NativeEngine {
             sequences_max: options.sequences_max,
             waiting_max: options.waiting_max,
             stall_ms: options.stall_ms,
+            tensor_parallel: options.tensor_parallel,
         };
         // The mailbox notifies once per emptying, so at most one call is ever queued.
         let notify = move || {
@@ -242,6 +255,7 @@ impl NativeEngine {
             context_tokens_max: info.context as u32,
             threads: info.threads as u32,
             instruction_set: info.isa.to_string(),
+            tensor_parallel: info.tensor_parallel as u32,
         }
     }
 
@@ -254,7 +268,7 @@ impl NativeEngine {
     #[napi(catch_unwind)]
     pub fn expected_tensors(&self) -> Vec<NativeExpected> {
         let expected = self.engine.expected().into_iter();
-        let one = |tensor: crate::model::Expected| NativeExpected {
+        let one = |tensor: Expected| NativeExpected {
             shape: tensor.shape.into_iter().map(|size| size as u32).collect(),
             name: tensor.name,
             required: tensor.required,
@@ -263,18 +277,23 @@ impl NativeEngine {
     }
 
     #[napi(catch_unwind)]
-    pub fn push(&self, name: String, dtype: String, shape: Vec<f64>, bytes: Uint8Array) -> AsyncTask<Job<()>> {
-        let engine = self.engine.clone();
-        Job::start(move || engine.push(&name, &dtype, &to_shape(&shape)?, &bytes))
-    }
-
-    #[napi(catch_unwind)]
-    pub fn push_mapped(&self, tensor: NativeMapped) -> AsyncTask<Job<()>> {
+    pub fn push(&self, tensor: NativeTensor, bytes: Uint8Array) -> AsyncTask<Job<()>> {
         let engine = self.engine.clone();
         Job::start(move || {
             let shape = to_shape(&tensor.shape)?;
-            let (offset, length) = (to_size("offset", tensor.offset)?, to_size("length", tensor.length)?);
-            engine.push_mapped(&tensor.name, &tensor.dtype, &shape, Path::new(&tensor.path), offset, length)
+            engine.push(&announced(&tensor, &shape, bytes.len(), Pieces::ONE)?, &bytes)
+        })
+    }
+
+    #[napi(catch_unwind)]
+    pub fn push_mapped(&self, tensor: NativeTensor, place: NativePlace) -> AsyncTask<Job<()>> {
+        let engine = self.engine.clone();
+        Job::start(move || {
+            let shape = to_shape(&tensor.shape)?;
+            let (offset, length) = (to_size("offset", place.offset)?, to_size("length", place.length)?);
+            let (count, stride) = (to_size("runs", place.runs)?, to_size("strideBytes", place.stride_bytes)?);
+            let announced = announced(&tensor, &shape, length, Pieces { count, stride })?;
+            engine.push_mapped(&announced, Path::new(&place.path), offset)
         })
     }
 
@@ -404,6 +423,11 @@ fn to_size(field: &str, value: f64) -> Result<usize> {
         return Ok(value as usize);
     }
     Err(Error::invalid(field, format!("{field} is {value}; it must be a whole number from 0")))
+}
+
+fn announced<'a>(tensor: &'a NativeTensor, shape: &'a [usize], length: usize, pieces: Pieces) -> Result<Announced<'a>> {
+    let rank = to_size("rank", tensor.rank)?;
+    Ok(Announced { name: &tensor.name, rank, dtype: &tensor.dtype, shape, length, pieces })
 }
 
 fn to_shape(shape: &[f64]) -> Result<Vec<usize>> {

@@ -12,19 +12,49 @@ use crate::pool::lock;
 
 enum Bytes {
     Owned(Vec<u8>),
-    Mapped { map: Arc<Mmap>, offset: usize, length: usize },
+    /// From the first byte of the first piece to the last byte of the last.
+    Mapped {
+        map: Arc<Mmap>,
+        offset: usize,
+        length: usize,
+    },
 }
 
+/// Elements in one piece, or a matrix whose rows lie apart: a slice along the columns of a wider one.
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
+    pieces: Pieces,
     bytes: Bytes,
+}
+
+/// Where a tensor's bytes lie in a file or in memory: `count` pieces of equal length, `stride` bytes from start to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    pub count: usize,
+    /// Means nothing with a single piece.
+    pub stride: usize,
+}
+
+/// Where a tensor's bytes lie in a file.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub path: &'a Path,
+    /// Of the first piece.
+    pub offset: usize,
+    /// Of all pieces.
+    pub length: usize,
+    pub pieces: Pieces,
+}
+
+impl Pieces {
+    pub const ONE: Pieces = Pieces { count: 1, stride: 0 };
 }
 
 impl Tensor {
     /// `bytes` has exactly the length that dtype and shape ask for; the caller checked.
     pub fn owned(dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>) -> Tensor {
-        Tensor { dtype, shape, bytes: Bytes::Owned(bytes) }
+        Tensor { dtype, shape, pieces: Pieces::ONE, bytes: Bytes::Owned(bytes) }
     }
 
     pub fn dtype(&self) -> Dtype {
@@ -33,7 +63,19 @@ impl Tensor {
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
-    pub fn bytes(&self) -> &[u8] {
+    /// Bytes of all elements.
+    pub fn length(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bytes()
+    }
+    /// The elements' bytes, piece by piece.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let Pieces { count, stride } = self.pieces;
+        let length = self.length() / count.max(1);
+        let span = self.span();
+        (0..count).map(move |i| &span[i * stride..i * stride + length])
+    }
+    /// Pieces and what lies between them.
+    fn span(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Owned(bytes) => bytes,
             Bytes::Mapped { map, offset, length } => &map[*offset..*offset + *length],
@@ -45,7 +87,7 @@ impl Tensor {
 
     /// All elements, widened.
     pub fn to_f32(&self) -> Vec<f32> {
-        widen(self.dtype, self.bytes())
+        self.pieces().flat_map(|piece| widen(self.dtype, piece)).collect()
     }
 
     /// The same values as `dtype`; mapped bytes stay mapped when nothing changes. f32 rounds to bf16; nothing becomes f16.
@@ -78,24 +120,27 @@ pub struct Matrix {
     tensor: Tensor,
     pub rows: usize,
     pub columns: usize,
+    /// Bytes from the start of a row to the start of the next.
+    pub stride: usize,
 }
 
 impl Matrix {
     /// The shape was checked against the model's list of expected tensors.
     pub fn new(tensor: Tensor) -> Matrix {
         let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
-        Matrix { tensor, rows, columns }
+        let stride = if tensor.pieces.count > 1 { tensor.pieces.stride } else { columns * tensor.dtype.bytes() };
+        Matrix { tensor, rows, columns, stride }
     }
     pub fn dtype(&self) -> Dtype {
         self.tensor.dtype
     }
     pub fn as_ptr(&self) -> *const u8 {
-        self.tensor.bytes().as_ptr()
+        self.tensor.span().as_ptr()
     }
     /// One row, widened into `out`.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let width = self.columns * self.tensor.dtype.bytes();
-        let bytes = &self.tensor.bytes()[row * width..(row + 1) * width];
+        let start = row * self.stride;
+        let bytes = &self.tensor.span()[start..start + self.columns * self.tensor.dtype.bytes()];
         out.copy_from_slice(&widen(self.tensor.dtype, bytes));
     }
 }
@@ -107,22 +152,30 @@ pub struct Mappings {
 }
 
 impl Mappings {
-    /// A tensor over `length` bytes at `offset` of the file. Elements that would lie unaligned in memory are copied.
-    pub fn tensor(&self, dtype: Dtype, shape: Vec<usize>, path: &Path, offset: usize, length: usize) -> Result<Tensor> {
+    /// A tensor over bytes of a file, whose length and pieces fit its shape; the caller checked. Elements that would lie
+    /// unaligned in memory are copied.
+    pub fn tensor(&self, dtype: Dtype, shape: Vec<usize>, place: &Place) -> Result<Tensor> {
+        let Place { path, offset, length, pieces } = *place;
         let map = self.map(path)?;
-        let end = offset.checked_add(length).filter(|end| *end <= map.len());
+        let span = span(length, pieces);
+        let end = span.and_then(|span| offset.checked_add(span)).filter(|end| *end <= map.len());
         let Some(end) = end else {
-            return Err(Error::new(
-                Code::Corrupt,
-                format!("{}: {length} bytes at {offset} lie outside the file's {} bytes", path.display(), map.len()),
-            )
-            .at("offset")
-            .remedy("Load the file again; it is shorter than its header says."));
+            let message = format!(
+                "{}: {} at {offset} lie outside the file's {} bytes",
+                path.display(),
+                described(length, pieces),
+                map.len()
+            );
+            return Err(Error::new(Code::Corrupt, message)
+                .at("offset")
+                .remedy("Load the file again; it is shorter than its header says."));
         };
-        if !offset.is_multiple_of(dtype.bytes()) {
-            return Ok(Tensor::owned(dtype, shape, map[offset..end].to_vec()));
+        let tensor = Tensor { dtype, shape, pieces, bytes: Bytes::Mapped { map, offset, length: end - offset } };
+        if offset.is_multiple_of(dtype.bytes()) {
+            return Ok(tensor);
         }
-        Ok(Tensor { dtype, shape, bytes: Bytes::Mapped { map, offset, length } })
+        let bytes = tensor.pieces().collect::<Vec<_>>().concat();
+        Ok(Tensor::owned(dtype, tensor.shape, bytes))
     }
 
     fn map(&self, path: &Path) -> Result<Arc<Mmap>> {
@@ -148,6 +201,16 @@ impl Mappings {
     }
 }
 
+/// Bytes from the first to the last; none where that is beyond all numbers.
+fn span(length: usize, Pieces { count, stride }: Pieces) -> Option<usize> {
+    let count = count.max(1);
+    (count - 1).checked_mul(stride)?.checked_add(length / count)
+}
+
+fn described(length: usize, Pieces { count, stride }: Pieces) -> String {
+    if count > 1 { format!("{length} bytes in {count} runs every {stride}") } else { format!("{length} bytes") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,15 +229,42 @@ mod tests {
         let path = std::env::temp_dir().join(format!("pilotlight-tensor-{}", std::process::id()));
         std::fs::write(&path, [0u8; 4099]).unwrap();
         let mappings = Mappings::default();
-        let a = mappings.tensor(Dtype::F32, vec![4], &path, 8, 16).unwrap();
-        let b = mappings.tensor(Dtype::F32, vec![4], &path, 9, 16).unwrap();
+        let at = |offset| Place { path: &path, offset, length: 16, pieces: Pieces::ONE };
+        let a = mappings.tensor(Dtype::F32, vec![4], &at(8)).unwrap();
+        let b = mappings.tensor(Dtype::F32, vec![4], &at(9)).unwrap();
         assert!(a.is_mapped() && !b.is_mapped());
-        let past_end = mappings.tensor(Dtype::F32, vec![4], &path, 4088, 16);
+        let past_end = mappings.tensor(Dtype::F32, vec![4], &at(4088));
         assert_eq!(past_end.err().unwrap().code, Code::Corrupt);
-        assert_eq!(
-            mappings.tensor(Dtype::F32, vec![1], Path::new("/nonexistent"), 0, 4).err().unwrap().code,
-            Code::NotFound
-        );
+        let nowhere = Place { path: Path::new("/nonexistent"), ..at(0) };
+        assert_eq!(mappings.tensor(Dtype::F32, vec![4], &nowhere).err().unwrap().code, Code::NotFound);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_slice_of_the_columns_stays_where_it_is() {
+        let path = std::env::temp_dir().join(format!("pilotlight-slice-{}", std::process::id()));
+        // A byte, then 3 rows of 4 columns.
+        let values: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        std::fs::write(&path, [&[0u8; 4][..], &values, &[0], &values].concat()).unwrap();
+        let mappings = Mappings::default();
+        let right = |begin: usize| Place {
+            path: &path,
+            offset: begin + 8,
+            length: 24,
+            pieces: Pieces { count: 3, stride: 16 },
+        };
+        for (begin, mapped) in [(4, true), (53, false)] {
+            let slice = mappings.tensor(Dtype::F32, vec![3, 2], &right(begin)).unwrap();
+            assert_eq!((slice.is_mapped(), slice.length()), (mapped, 24));
+            assert_eq!(slice.to_f32(), [2.0, 3.0, 6.0, 7.0, 10.0, 11.0]);
+            let matrix = Matrix::new(slice);
+            let mut row = [0.0; 2];
+            matrix.row(2, &mut row);
+            assert_eq!((matrix.stride, row), (if mapped { 16 } else { 8 }, [10.0, 11.0]));
+        }
+        let past_end = Place { pieces: Pieces { count: 3, stride: 40 }, ..right(53) };
+        let error = mappings.tensor(Dtype::F32, vec![3, 2], &past_end).err().unwrap();
+        assert!(error.message.contains("24 bytes in 3 runs every 40 at 61"), "{}", error.message);
         std::fs::remove_file(&path).unwrap();
     }
 }

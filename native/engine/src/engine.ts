@@ -3,7 +3,15 @@
 import { PlatformError } from "@pilotlight/errors";
 import { fromEvent, fromNative } from "./errors.ts";
 import { type Addon, loadAddon, type NativeEngine, type NativeEvent } from "./native.ts";
-import { toJson, toNativeInput, toNativeOptions, toNativeRequest, toTokenIds } from "./requests.ts";
+import {
+  toJson,
+  toNativeInput,
+  toNativeOptions,
+  toNativePlace,
+  toNativeRequest,
+  toNativeTensor,
+  toTokenIds,
+} from "./requests.ts";
 import { ChunkStream } from "./stream.ts";
 import type {
   CallOptions,
@@ -89,12 +97,12 @@ export class EmbeddedEngine implements Engine {
 
   push(tensor: PushedTensor): Promise<void> {
     this.#expectWeights();
-    return this.#call(() => this.native.push(tensor.name, tensor.dtype, [...tensor.shape], tensor.bytes));
+    return this.#call(() => this.native.push(toNativeTensor(tensor), tensor.bytes));
   }
 
   pushMapped(tensor: MappedTensor): Promise<void> {
     this.#expectWeights();
-    return this.#call(() => this.native.pushMapped({ ...tensor, shape: [...tensor.shape] }));
+    return this.#call(() => this.native.pushMapped(toNativeTensor(tensor), toNativePlace(tensor)));
   }
 
   /** From the first tensor on, somebody waits for the last. */

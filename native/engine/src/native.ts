@@ -9,7 +9,6 @@ import type {
   ExpectedTensor,
   FinishReason,
   LogLevel,
-  MappedTensor,
   ModelInfo,
   TokenLogprobs,
   Usage,
@@ -29,7 +28,12 @@ export type NativeOptions = {
   sequencesMax: number;
   waitingMax: number;
   stallMs: number;
+  tensorParallel: number;
 };
+
+export type NativeTensor = { name: string; rank: number; dtype: string; shape: number[] };
+/** `length`: bytes of all runs, which lie `strideBytes` apart. */
+export type NativePlace = { path: string; offset: number; length: number; runs: number; strideBytes: number };
 
 export type NativePrompt = {
   messagesJson: string | null;
@@ -78,8 +82,8 @@ export type NativeEngine = {
   model(): ModelInfo;
   loadText(tokenizer: string, config: string | null, template: string | null): Promise<void>;
   expectedTensors(): ExpectedTensor[];
-  push(name: string, dtype: string, shape: number[], bytes: Uint8Array): Promise<void>;
-  pushMapped(tensor: MappedTensor): Promise<void>;
+  push(tensor: NativeTensor, bytes: Uint8Array): Promise<void>;
+  pushMapped(tensor: NativeTensor, place: NativePlace): Promise<void>;
   generate(request: NativeGenerate): Promise<void>;
   embed(id: number, requestId: string | null, inputs: NativePrompt[]): Promise<void>;
   cancel(id: number): void;

@@ -4,8 +4,8 @@
 import { randomInt } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { PlatformError } from "@pilotlight/errors";
-import type { NativeGenerate, NativeOptions, NativePrompt } from "./native.ts";
-import type { EngineOptions, GenerateRequest } from "./types.ts";
+import type { NativeGenerate, NativeOptions, NativePlace, NativePrompt, NativeTensor } from "./native.ts";
+import type { EngineOptions, GenerateRequest, MappedTensor, PushedTensor } from "./types.ts";
 
 const DEFAULTS = {
   kvTokensMax: 16_384,
@@ -33,7 +33,16 @@ export function toNativeOptions(options: EngineOptions): NativeOptions {
     sequencesMax: options.sequencesMax ?? DEFAULTS.sequencesMax,
     waitingMax: options.waitingMax ?? DEFAULTS.waitingMax,
     stallMs: options.stallMs ?? DEFAULTS.stallMs,
+    tensorParallel: options.tensorParallel ?? 1,
   };
+}
+
+export function toNativeTensor({ name, rank, dtype, shape }: PushedTensor | MappedTensor): NativeTensor {
+  return { name, rank: rank ?? 0, dtype, shape: [...shape] };
+}
+
+export function toNativePlace({ path, offset, length, runs, strideBytes }: MappedTensor): NativePlace {
+  return { path, offset, length, runs: runs ?? 1, strideBytes: strideBytes ?? 0 };
 }
 
 export function toNativeRequest(id: number, request: GenerateRequest): NativeGenerate {

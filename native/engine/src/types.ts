@@ -41,6 +41,11 @@ export type EngineOptions = ModelFiles & {
   waitingMax?: number;
   /** A step that takes longer is logged as a stall, in ms. Default 5,000. */
   stallMs?: number;
+  /**
+   * Ranks of the tensor-parallel group whose slices are handed over, 1..64; the engine computes as all of them. Only for
+   * decoders, whose heads, intermediate size and vocabulary it divides. Default 1: whole tensors.
+   */
+  tensorParallel?: number;
   /** Called on the event loop for each log line of the engine. */
   onLog?: (level: LogLevel, message: string, fields: LogFields) => void;
 };
@@ -63,21 +68,30 @@ export type ModelInfo = {
   threads: number;
   /** The instruction set the kernels use: `avx512bf16`, `avx512`, `avx2` or `portable`. */
   instructionSet: string;
+  /** Ranks whose slices make up the model. */
+  tensorParallel: number;
 };
 
 export type ExpectedTensor = {
   name: string;
+  /** Of the slice that each rank hands over: `decoderSplit` of @pilotlight/safetensors cuts it so. */
   shape: number[];
   /** Optional tensors are taken and dropped (e.g. a head that is tied to the embeddings). */
   required: boolean;
 };
 
-/** A tensor whose bytes are handed over and copied. */
-export type PushedTensor = {
+type HandedTensor = {
   name: string;
+  /** Whose slice it is, from 0, with `tensorParallel`. What ranks have alike comes from each of them and is kept once. Default 0. */
+  rank?: number;
   /** `F32`, `BF16` or `F16`; tensors that are not required may have any type. */
   dtype: TensorDtype | (string & {});
+  /** Of the slice. */
   shape: readonly number[];
+};
+
+/** A tensor whose bytes are handed over and copied. */
+export type PushedTensor = HandedTensor & {
   /** Little-endian, row-major, exactly as in a safetensors file. */
   bytes: Uint8Array;
 };
@@ -86,16 +100,16 @@ export type PushedTensor = {
  * A tensor whose bytes lie in a file: safetensors on disk, or a shared-memory segment under /dev/shm. The engine maps
  * them, so replicas share the pages. The file must not shrink or change while the engine lives.
  */
-export type MappedTensor = {
-  name: string;
-  /** `F32`, `BF16` or `F16`; tensors that are not required may have any type. */
-  dtype: TensorDtype | (string & {});
-  shape: readonly number[];
+export type MappedTensor = HandedTensor & {
   path: string;
   /** First byte of the tensor in the file. */
   offset: number;
-  /** Bytes of the tensor. */
+  /** Bytes of the tensor: of all its runs. */
   length: number;
+  /** Pieces that the bytes lie in: one, or one for each row of a slice along the columns. Default 1. */
+  runs?: number;
+  /** Bytes from the start of a run to the start of the next. */
+  strideBytes?: number;
 };
 
 /** One message of a chat; other keys (tool calls, names) are passed to the template as they are. */
@@ -197,6 +211,7 @@ export type EngineStats = {
   stepsTotal: number;
   stepMsLast: number;
   stepMsMean: number;
+  /** Of all ranks together. */
   tensorsExpected: number;
   tensorsReceived: number;
   weightBytesMapped: number;
@@ -205,11 +220,11 @@ export type EngineStats = {
 
 export interface Engine {
   readonly model: ModelInfo;
-  /** Every tensor that the model needs or tolerates, with its shape. */
+  /** Every tensor that the model needs of each rank, or tolerates. */
   expectedTensors(): ExpectedTensor[];
   /**
-   * Hands over one tensor; in any order, several at a time. Rejects with `invalidArgument` (unknown name, wrong shape,
-   * wrong length) or `alreadyExists` (given twice).
+   * Hands over one tensor; in any order, several at a time. Rejects with `invalidArgument` (unknown name or rank, wrong shape,
+   * wrong length), `alreadyExists` (given twice) or `corrupt` (not what another rank brought, where all have the same).
    */
   push(tensor: PushedTensor): Promise<void>;
   /** Hands over one tensor without copying its bytes. Rejects like `push`, and with `notFound` or `corrupt` for the file. */

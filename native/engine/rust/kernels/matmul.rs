@@ -1,6 +1,7 @@
 //! out[t][n] = sum over k of x[t][k] * w[n][k] (+ bias[n]): weights stay row by row as safetensors has them, in their
-//! own type. Each output is one dot product along k with one accumulator and one fixed order of additions, whatever
-//! the number of tokens beside it: a sequence's result does not depend on the batch it runs in.
+//! own type, and may lie further apart than they are long (a slice of the columns). Each output is one dot product along k
+//! with one accumulator and one fixed order of additions, whatever the number of tokens beside it: a sequence's result does
+//! not depend on the batch it runs in.
 //!
 //! A tile of 4 weight rows by 1..=6 tokens keeps its accumulators in registers; a panel of rows that fits the first-level
 //! cache meets all tokens before the next panel is read, so weights pass through memory once a step.
@@ -13,10 +14,14 @@ use std::ops::Range;
 pub struct Block<'a> {
     /// First row of the whole matrix.
     pub weights: *const u8,
+    /// Bytes from row to row of the weights: a multiple of their size.
+    pub stride: usize,
     /// Weight rows to compute.
     pub rows: Range<usize>,
-    /// Row-major [tokens][k], of the type that the kernel takes.
+    /// Of each token k activations, of the type that the kernel takes.
     pub x: *const u8,
+    /// Activations from token to token.
+    pub x_stride: usize,
     pub tokens: usize,
     pub k: usize,
     pub bias: Option<&'a [f32]>,
@@ -171,7 +176,7 @@ pub unsafe fn run<D: Dot, const TOKENS: usize>(block: &Block) {
         let more = steps.end < distance;
         let (fetch, ahead) = match passes {
             1 => (block.tokens >= FETCHING_TOKENS, FETCH_AHEAD_BYTES),
-            _ => (more, panel * row_bytes),
+            _ => (more, panel * block.stride),
         };
         for pass in 0..passes {
             let token = pass * TOKENS;
@@ -207,9 +212,10 @@ unsafe fn tile<D: Dot, const B: usize>(block: &Block, pass: &Pass, step: usize) 
     unsafe {
         let weights = block.weights.cast::<D::W>();
         let activations = block.x.cast::<D::X>();
+        let stride = block.stride / size_of::<D::W>();
         let row = |stream: usize| block.rows.start + stream * pass.distance + step;
-        let w: [*const D::W; STREAMS] = std::array::from_fn(|r| weights.add(row(r).min(block.rows.end - 1) * block.k));
-        let x: [*const D::X; B] = std::array::from_fn(|b| activations.add((pass.token + b) * block.k));
+        let w: [*const D::W; STREAMS] = std::array::from_fn(|r| weights.add(row(r).min(block.rows.end - 1) * stride));
+        let x: [*const D::X; B] = std::array::from_fn(|b| activations.add((pass.token + b) * block.x_stride));
         let mut acc = [[D::S::splat(0.0); STREAMS]; B];
 
         let whole = block.k / D::STEP * D::STEP;

@@ -38,6 +38,7 @@ fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn matmul(
     isa: Isa,
     dtype: Dtype,
@@ -55,8 +56,10 @@ fn matmul(
     for range in [0..split, split..rows] {
         let block = Block {
             weights: w.as_ptr(),
+            stride: k * dtype.bytes(),
             rows: range,
             x,
+            x_stride: k,
             tokens,
             k,
             bias,
@@ -96,6 +99,39 @@ fn matmul_equals_the_naive_sum_for_every_type_and_shape() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn slices_of_the_columns_add_up_to_the_whole() {
+    let (tokens, rows, k) = (5, 11, 48);
+    for isa in Isa::available() {
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+            let mut noise = Noise(11);
+            let (weights, x) = (coarse(&mut noise, rows * k), coarse(&mut noise, tokens * k));
+            let encoded = encode(dtype, &weights);
+            let rounded: Vec<u16> = x.iter().map(|v| f32_to_bf16(*v)).collect();
+            let bf16 = isa.takes_bf16_activations(dtype);
+            let mut out = vec![0.0f32; tokens * rows];
+            for columns in [0..20, 20..33, 33..k] {
+                let block = Block {
+                    weights: encoded[columns.start * dtype.bytes()..].as_ptr(),
+                    stride: k * dtype.bytes(),
+                    rows: 0..rows,
+                    x: if bf16 { rounded[columns.start..].as_ptr().cast() } else { x[columns.start..].as_ptr().cast() },
+                    x_stride: k,
+                    tokens,
+                    k: columns.len(),
+                    bias: None,
+                    out: out.as_mut_ptr(),
+                    out_stride: rows,
+                    accumulate: columns.start > 0,
+                };
+                unsafe { isa.matmul(dtype, &block) };
+            }
+            let whole = matmul(isa, dtype, &encoded, &x, tokens, rows, k, Some(&[0.0; 11]));
+            close(&out, |i| f64::from(whole[i]), 1e-5, &format!("{isa:?} {dtype:?}"));
         }
     }
 }

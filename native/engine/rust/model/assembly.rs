@@ -1,22 +1,32 @@
-//! Puts a model together from tensors that arrive in any order. A layer is built when its last part is there.
+//! Puts a model together from tensors that arrive in any order, each whole or as the slices of a group's ranks. A layer is
+//! built when its last part is there.
 
 use super::Model;
 use super::decoder::{self, Decoder};
+use super::division::Division;
 use super::encoder::{self, Encoder, Norm};
-use super::linear::Linear;
+use super::expected::{Expected, Listed, Section, decoder_tensors, encoder_tensors};
+use super::linear::{Addends, Linear};
+use super::table::Table;
 use crate::config::{DecoderConfig, EncoderConfig, ModelConfig};
 use crate::error::{Code, Error, Result};
 use crate::kernels::{Dtype, Isa};
-use crate::tensor::{Matrix, Tensor};
+use crate::tensor::{Matrix, Pieces, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A tensor that the model needs, or tolerates and drops.
-#[derive(Clone, Debug)]
-pub struct Expected {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub required: bool,
+/// A tensor as it is handed over.
+#[derive(Clone, Copy)]
+pub struct Announced<'a> {
+    pub name: &'a str,
+    /// Who hands it over.
+    pub rank: usize,
+    /// As the safetensors format spells it.
+    pub dtype: &'a str,
+    pub shape: &'a [usize],
+    /// Bytes of all pieces.
+    pub length: usize,
+    pub pieces: Pieces,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,29 +35,29 @@ pub struct WeightBytes {
     pub owned: usize,
 }
 
-/// Which part of the model a tensor belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Group {
-    Layer(usize),
-    Rest,
-}
-
 struct Slot {
     expected: Expected,
-    group: Group,
-    claimed: bool,
+    section: Section,
+    division: Division,
+    /// By rank.
+    claimed: Vec<bool>,
 }
+
+/// Bytes of what several ranks bring alike that are compared: all of a norm, the beginning of a matrix.
+const COMPARED_BYTES: usize = 64 * 1024;
 
 pub struct Assembly {
     config: Arc<ModelConfig>,
+    /// Size of the tensor-parallel group whose slices arrive.
+    ranks: usize,
     isa: Isa,
     /// Convert matrices to this type; none keeps them as they come.
     dtype: Option<Dtype>,
     order: Vec<String>,
     slots: HashMap<String, Slot>,
-    /// Arrived and not yet built in.
-    parts: HashMap<String, Tensor>,
-    missing: HashMap<Group, usize>,
+    /// Arrived and not yet built in, by name and slice.
+    parts: HashMap<(String, usize), Tensor>,
+    missing: HashMap<Section, usize>,
     built: Built,
     pub bytes: WeightBytes,
     pub received: usize,
@@ -62,6 +72,7 @@ struct Built {
 /// The right to deliver one tensor.
 pub struct Claim {
     name: String,
+    rank: usize,
     pub shape: Vec<usize>,
     /// False: nothing uses it; it need not be read at all.
     pub wanted: bool,
@@ -69,21 +80,26 @@ pub struct Claim {
 }
 
 impl Assembly {
-    pub fn new(config: Arc<ModelConfig>, isa: Isa, dtype: Option<Dtype>) -> Assembly {
+    /// `ranks`: 1, or a number that `check_group` lets pass for this model.
+    pub fn new(config: Arc<ModelConfig>, isa: Isa, dtype: Option<Dtype>, ranks: usize) -> Assembly {
         let list = match &*config {
             ModelConfig::Decoder(config) => decoder_tensors(config),
             ModelConfig::Encoder(config) => encoder_tensors(config),
         };
         let mut missing = HashMap::new();
-        for (expected, group) in &list {
-            *missing.entry(*group).or_insert(0) += usize::from(expected.required);
+        for Listed { expected, section, .. } in &list {
+            *missing.entry(*section).or_insert(0) += if expected.required { ranks } else { 0 };
         }
-        let order = list.iter().map(|(expected, _)| expected.name.clone()).collect();
-        let slot =
-            |(expected, group): (Expected, Group)| (expected.name.clone(), Slot { expected, group, claimed: false });
+        let order = list.iter().map(|listed| listed.expected.name.clone()).collect();
+        let slot = |Listed { expected: Expected { name, shape, required }, section, division }: Listed| {
+            let shape = division.shape(&shape, ranks);
+            let expected = Expected { name: name.clone(), shape, required };
+            (name, Slot { expected, section, division, claimed: vec![false; ranks] })
+        };
         let slots = list.into_iter().map(slot).collect();
         Assembly {
             config,
+            ranks,
             isa,
             dtype,
             order,
@@ -96,35 +112,49 @@ impl Assembly {
         }
     }
 
+    /// What each rank hands over.
     pub fn expected(&self) -> Vec<Expected> {
         self.order.iter().filter_map(|name| self.slots.get(name)).map(|slot| slot.expected.clone()).collect()
     }
 
+    /// How many tensors all ranks hand over together.
     pub fn required(&self) -> usize {
-        self.slots.values().filter(|slot| slot.expected.required).count()
+        self.slots.values().filter(|slot| slot.expected.required).count() * self.ranks
     }
 
-    /// Checks a tensor's name, type, shape and length, and reserves its place until it is delivered or released.
-    pub fn claim(&mut self, name: &str, dtype: &str, shape: &[usize], length: usize) -> Result<Claim> {
+    /// Checks a tensor's name, rank, type, shape and length, and reserves its place until it is delivered or released.
+    pub fn claim(&mut self, tensor: &Announced) -> Result<Claim> {
+        let Announced { name, rank, .. } = *tensor;
+        if rank >= self.ranks {
+            let message = format!("{name}: rank {rank} does not exist in a group of {}", self.ranks);
+            return Err(Error::invalid("rank", message)
+                .remedy("Ranks count from 0; options.tensorParallel is the size of the group."));
+        }
         let canonical = self.canonical(name);
+        let said = self.said(name, rank);
         let Some(slot) = self.slots.get_mut(&canonical) else {
             return Err(Error::invalid("name", format!("the model has no tensor {name}"))
                 .remedy("Compare the repository's tensors with its config.json."));
         };
-        if slot.claimed {
-            return Err(Error::new(Code::AlreadyExists, format!("{name} was handed over twice")).at("name"));
+        if slot.claimed[rank] {
+            return Err(Error::new(Code::AlreadyExists, format!("{said} was handed over twice")).at("name"));
         }
         let wanted = slot.expected.required;
         // What nothing uses may have any type (BERT's position IDs are I64).
-        let dtype = if wanted { check(&slot.expected, dtype, shape, length)? } else { Dtype::F32 };
-        slot.claimed = true;
-        Ok(Claim { name: canonical, shape: shape.to_vec(), wanted, dtype })
+        let dtype = if wanted { check(&said, &slot.expected.shape, self.ranks, tensor)? } else { Dtype::F32 };
+        slot.claimed[rank] = true;
+        Ok(Claim { name: canonical, rank, shape: tensor.shape.to_vec(), wanted, dtype })
+    }
+
+    /// A tensor as messages name it.
+    fn said(&self, name: &str, rank: usize) -> String {
+        if self.ranks > 1 { format!("{name} of rank {rank}") } else { name.to_string() }
     }
 
     /// Gives a claim back whose tensor could not be read.
     pub fn release(&mut self, claim: Claim) {
         if let Some(slot) = self.slots.get_mut(&claim.name) {
-            slot.claimed = false;
+            slot.claimed[claim.rank] = false;
         }
     }
 
@@ -142,21 +172,33 @@ impl Assembly {
 
     /// Takes a prepared tensor; returns the model when it was the last.
     pub fn deliver(&mut self, claim: Claim, tensor: Tensor) -> Result<Option<Model>> {
-        let bytes = if tensor.is_mapped() { &mut self.bytes.mapped } else { &mut self.bytes.owned };
-        *bytes += tensor.bytes().len();
-        self.received += 1;
-        let group = match self.slots.get(&claim.name) {
-            Some(slot) => slot.group,
-            None => return Err(Error::internal(format!("{} has no place", claim.name))),
+        let Some(Slot { section, division, .. }) = self.slots.get(&claim.name) else {
+            return Err(Error::internal(format!("{} has no place", claim.name)));
         };
-        self.parts.insert(claim.name, tensor);
-        let missing = self.missing.entry(group).or_insert(0);
+        let (section, slice) = (*section, division.slice(claim.rank, self.ranks));
+        match self.parts.get(&(claim.name.clone(), slice)) {
+            Some(kept) => {
+                if !begin_alike(kept, &tensor) {
+                    let said = self.said(&claim.name, claim.rank);
+                    self.release(claim);
+                    return Err(Error::new(Code::Corrupt, format!("{said} differs from what another rank brought"))
+                        .remedy("Give every rank its slices of the same model."));
+                }
+            }
+            None => {
+                let bytes = if tensor.is_mapped() { &mut self.bytes.mapped } else { &mut self.bytes.owned };
+                *bytes += tensor.length();
+                self.parts.insert((claim.name, slice), tensor);
+            }
+        }
+        self.received += 1;
+        let missing = self.missing.entry(section).or_insert(0);
         *missing = missing.saturating_sub(1);
         if *missing > 0 {
             return Ok(None);
         }
         let config = self.config.clone();
-        if let Group::Layer(index) = group {
+        if let Section::Layer(index) = section {
             match &*config {
                 ModelConfig::Decoder(config) => {
                     let layer = self.decoder_layer(config, index)?;
@@ -186,21 +228,37 @@ impl Assembly {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     }
 
-    fn take(&mut self, name: &str) -> Result<Tensor> {
-        self.parts.remove(name).ok_or_else(|| Error::internal(format!("{name} is not there although it was counted")))
+    /// One slice of a tensor.
+    fn take(&mut self, name: &str, slice: usize) -> Result<Tensor> {
+        let part = self.parts.remove(&(name.to_string(), slice));
+        part.ok_or_else(|| Error::internal(format!("{name} is not there although it was counted")))
     }
+    /// Of something that every rank has.
     fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.take(name)?.to_f32())
+        Ok(self.take(name, 0)?.to_f32())
     }
-    fn matrix(&mut self, name: &str) -> Result<Arc<Matrix>> {
-        Ok(Arc::new(Matrix::new(self.take(name)?)))
+    /// The slices of a matrix, in order.
+    fn matrices(&mut self, name: &str) -> Result<Vec<Arc<Matrix>>> {
+        let slices = self.division(name).slices(self.ranks);
+        (0..slices).map(|slice| Ok(Arc::new(Matrix::new(self.take(name, slice)?)))).collect()
+    }
+    fn division(&self, name: &str) -> Division {
+        self.slots.get(name).map_or(Division::Copies, |slot| slot.division)
     }
     fn linear(&mut self, prefix: &str, names: &[&str], bias: bool) -> Result<Linear> {
         let mut parts = Vec::new();
         for name in names {
-            let matrix = self.matrix(&format!("{prefix}{name}.weight"))?;
-            let bias = if bias { Some(self.vector(&format!("{prefix}{name}.bias"))?) } else { None };
-            parts.push((matrix, bias));
+            let (weight, bias_name) = (format!("{prefix}{name}.weight"), format!("{prefix}{name}.bias"));
+            let matrices = self.matrices(&weight)?;
+            // Slices of the columns are summed; slices of the rows stand side by side.
+            let parted: Vec<Addends> = match self.division(&weight) {
+                Division::Columns => vec![matrices],
+                _ => matrices.into_iter().map(|matrix| vec![matrix]).collect(),
+            };
+            for (slice, addends) in parted.into_iter().enumerate() {
+                let bias = if bias { Some(self.take(&bias_name, slice)?.to_f32()) } else { None };
+                parts.push((addends, bias));
+            }
         }
         Ok(Linear::new(parts))
     }
@@ -228,12 +286,12 @@ impl Assembly {
     }
 
     fn decoder(&mut self, config: &DecoderConfig) -> Result<Decoder> {
-        let embeddings = self.matrix("model.embed_tokens.weight")?;
-        let head = if config.tied { embeddings.clone() } else { self.matrix("lm_head.weight")? };
+        let embeddings = self.matrices("model.embed_tokens.weight")?;
+        let head = if config.tied { embeddings.clone() } else { self.matrices("lm_head.weight")? };
         let norm = self.vector("model.norm.weight")?;
         let layers = in_order(&mut self.built.decoder_layers, config.layers.len())?;
-        let head = Linear::new(vec![(head, None)]);
-        Ok(Decoder::new(config.clone(), embeddings, layers, norm, head, self.isa))
+        let head = Linear::new(head.into_iter().map(|matrix| (vec![matrix], None)).collect());
+        Ok(Decoder::new(config.clone(), Table::new(embeddings), layers, norm, head, self.isa))
     }
 
     fn encoder_layer(&mut self, index: usize) -> Result<encoder::Layer> {
@@ -250,9 +308,9 @@ impl Assembly {
 
     fn encoder(&mut self, config: &EncoderConfig) -> Result<Encoder> {
         Ok(Encoder {
-            words: Matrix::new(self.take("embeddings.word_embeddings.weight")?),
-            positions: Matrix::new(self.take("embeddings.position_embeddings.weight")?),
-            token_types: Matrix::new(self.take("embeddings.token_type_embeddings.weight")?),
+            words: Matrix::new(self.take("embeddings.word_embeddings.weight", 0)?),
+            positions: Matrix::new(self.take("embeddings.position_embeddings.weight", 0)?),
+            token_types: Matrix::new(self.take("embeddings.token_type_embeddings.weight", 0)?),
             norm: self.norm("embeddings.LayerNorm")?,
             layers: in_order(&mut self.built.encoder_layers, config.layers)?,
             config: config.clone(),
@@ -261,111 +319,46 @@ impl Assembly {
     }
 }
 
-fn check(expected: &Expected, dtype: &str, shape: &[usize], length: usize) -> Result<Dtype> {
-    let name = &expected.name;
-    let Some(dtype) = Dtype::parse(dtype) else {
-        return Err(Error::unsupported("dtype", format!("{name} is {dtype}; F32, BF16 and F16 are supported")));
+/// `said`: the tensor as messages name it; `expected`: its shape.
+fn check(said: &str, expected: &[usize], ranks: usize, tensor: &Announced) -> Result<Dtype> {
+    let Announced { shape, length, pieces, .. } = *tensor;
+    let Some(dtype) = Dtype::parse(tensor.dtype) else {
+        let message = format!("{said} is {}; F32, BF16 and F16 are supported", tensor.dtype);
+        return Err(Error::unsupported("dtype", message));
     };
-    if expected.shape != shape {
-        let message = format!("{name} has shape {shape:?}, config.json asks for {:?}", expected.shape);
+    if expected != shape {
+        let asked = if ranks > 1 { format!(" of {ranks} ranks") } else { String::new() };
+        let message = format!("{said} has shape {shape:?}, config.json asks for {expected:?}{asked}");
         return Err(Error::invalid("shape", message));
     }
     let bytes = shape.iter().try_fold(dtype.bytes(), |product, size| product.checked_mul(*size));
     if bytes != Some(length) {
-        let message = format!("{name}: {length} bytes for shape {shape:?} of {}", dtype.name());
+        let message = format!("{said}: {length} bytes for shape {shape:?} of {}", dtype.name());
         return Err(Error::invalid("length", message));
     }
+    if pieces.count == 1 {
+        return Ok(dtype);
+    }
+    let run = length / pieces.count.max(1);
+    if shape.len() != 2 || pieces.count != shape[0] {
+        let message = format!("{said}: {} runs for shape {shape:?}; one, or one for each row", pieces.count);
+        return Err(Error::invalid("runs", message));
+    }
+    if pieces.stride < run || !pieces.stride.is_multiple_of(dtype.bytes()) {
+        let message = format!("{said}: runs of {run} bytes every {} bytes; whole elements apart", pieces.stride);
+        return Err(Error::invalid("strideBytes", message));
+    }
     Ok(dtype)
+}
+
+/// Whether two tensors that were checked against the same expectation are alike, as far as their beginnings tell.
+fn begin_alike(a: &Tensor, b: &Tensor) -> bool {
+    let (a_begin, b_begin) = (a.pieces().next().unwrap_or_default(), b.pieces().next().unwrap_or_default());
+    let length = a_begin.len().min(b_begin.len()).min(COMPARED_BYTES);
+    a.dtype() == b.dtype() && a_begin[..length] == b_begin[..length]
 }
 
 fn in_order<T>(layers: &mut HashMap<usize, T>, count: usize) -> Result<Vec<T>> {
     let take = |index| layers.remove(&index).ok_or_else(|| Error::internal(format!("layer {index} was not built")));
     (0..count).map(take).collect()
-}
-
-type Listed = (Expected, Group);
-
-fn tensor(list: &mut Vec<Listed>, group: Group, required: bool, name: String, shape: &[usize]) {
-    list.push((Expected { name, shape: shape.to_vec(), required }, group));
-}
-
-fn decoder_tensors(config: &DecoderConfig) -> Vec<Listed> {
-    let mut list = Vec::new();
-    let (h, q, kv) = (config.hidden, config.q_width(), config.kv_width());
-    tensor(&mut list, Group::Rest, true, "model.embed_tokens.weight".into(), &[config.vocabulary, h]);
-    for index in 0..config.layers.len() {
-        let mut add = |required: bool, name: &str, shape: &[usize]| {
-            tensor(&mut list, Group::Layer(index), required, format!("model.layers.{index}.{name}"), shape);
-        };
-        add(true, "input_layernorm.weight", &[h]);
-        for (name, width) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
-            add(true, &format!("self_attn.{name}.weight"), &[width, h]);
-            if config.qkv_bias {
-                add(true, &format!("self_attn.{name}.bias"), &[width]);
-            }
-        }
-        if config.qk_norm {
-            add(true, "self_attn.q_norm.weight", &[config.head_dim]);
-            add(true, "self_attn.k_norm.weight", &[config.head_dim]);
-        }
-        add(true, "self_attn.o_proj.weight", &[h, q]);
-        if config.output_bias {
-            add(true, "self_attn.o_proj.bias", &[h]);
-        }
-        add(true, "post_attention_layernorm.weight", &[h]);
-        for (name, out, input) in [
-            ("gate_proj", config.intermediate, h),
-            ("up_proj", config.intermediate, h),
-            ("down_proj", h, config.intermediate),
-        ] {
-            add(true, &format!("mlp.{name}.weight"), &[out, input]);
-            if config.mlp_bias {
-                add(true, &format!("mlp.{name}.bias"), &[out]);
-            }
-        }
-        // Older repositories store what the engine computes itself.
-        add(false, "self_attn.rotary_emb.inv_freq", &[config.head_dim / 2]);
-    }
-    tensor(&mut list, Group::Rest, true, "model.norm.weight".into(), &[h]);
-    tensor(&mut list, Group::Rest, !config.tied, "lm_head.weight".into(), &[config.vocabulary, h]);
-    list
-}
-
-fn encoder_tensors(config: &EncoderConfig) -> Vec<Listed> {
-    let mut list = Vec::new();
-    let h = config.hidden;
-    let mut rest = |required: bool, name: &str, shape: &[usize]| {
-        tensor(&mut list, Group::Rest, required, name.to_string(), shape);
-    };
-    rest(true, "embeddings.word_embeddings.weight", &[config.vocabulary, h]);
-    rest(true, "embeddings.position_embeddings.weight", &[config.context, h]);
-    rest(true, "embeddings.token_type_embeddings.weight", &[config.token_types, h]);
-    rest(true, "embeddings.LayerNorm.weight", &[h]);
-    rest(true, "embeddings.LayerNorm.bias", &[h]);
-    // Parts of BERT that sentence embeddings do not use.
-    rest(false, "embeddings.position_ids", &[1, config.context]);
-    rest(false, "pooler.dense.weight", &[h, h]);
-    rest(false, "pooler.dense.bias", &[h]);
-    for index in 0..config.layers {
-        let mut add = |name: &str, shape: &[usize]| {
-            let name = format!("encoder.layer.{index}.{name}");
-            tensor(&mut list, Group::Layer(index), true, name, shape);
-        };
-        for (name, out, input) in [
-            ("attention.self.query", h, h),
-            ("attention.self.key", h, h),
-            ("attention.self.value", h, h),
-            ("attention.output.dense", h, h),
-            ("intermediate.dense", config.intermediate, h),
-            ("output.dense", h, config.intermediate),
-        ] {
-            add(&format!("{name}.weight"), &[out, input]);
-            add(&format!("{name}.bias"), &[out]);
-        }
-        for name in ["attention.output.LayerNorm", "output.LayerNorm"] {
-            add(&format!("{name}.weight"), &[h]);
-            add(&format!("{name}.bias"), &[h]);
-        }
-    }
-    list
 }

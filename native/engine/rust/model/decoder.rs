@@ -3,11 +3,10 @@
 use super::kv::KvCache;
 use super::linear::Linear;
 use super::rows::{Rows, Shared, each_row};
+use super::table::Table;
 use crate::config::{Activation, DecoderConfig};
 use crate::kernels::{BLOCK_TOKENS, Isa};
 use crate::pool::Pool;
-use crate::tensor::Matrix;
-use std::sync::Arc;
 
 pub struct Layer {
     pub attention_norm: Vec<f32>,
@@ -22,7 +21,7 @@ pub struct Layer {
 
 pub struct Decoder {
     pub config: DecoderConfig,
-    pub embeddings: Arc<Matrix>,
+    pub embeddings: Table,
     pub layers: Vec<Layer>,
     pub norm: Vec<f32>,
     pub head: Linear,
@@ -69,7 +68,7 @@ struct Place {
 impl Decoder {
     pub fn new(
         config: DecoderConfig,
-        embeddings: Arc<Matrix>,
+        embeddings: Table,
         layers: Vec<Layer>,
         norm: Vec<f32>,
         head: Linear,

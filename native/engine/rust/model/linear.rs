@@ -1,4 +1,5 @@
-//! Linear projections: one or more weight matrices that meet the same input, their outputs side by side.
+//! Linear projections: one or more weight matrices that meet the same input, their outputs side by side. A matrix may come in
+//! slices of its columns, whose products are summed: rank by rank, so that the sum has the same bits in every batch.
 
 use super::rows::{Rows, Shared};
 use crate::kernels::{Block, Isa};
@@ -13,8 +14,11 @@ pub struct Linear {
     pub outputs: usize,
 }
 
+/// A matrix, whole or in slices of its columns from the first to the last.
+pub type Addends = Vec<Arc<Matrix>>;
+
 struct Part {
-    matrix: Arc<Matrix>,
+    addends: Addends,
     bias: Option<Vec<f32>>,
     /// First column of this part's outputs.
     column: usize,
@@ -33,11 +37,11 @@ const CHUNKS_PER_THREAD: usize = 4;
 const CHUNK_ROWS_STEP: usize = 8;
 
 impl Linear {
-    pub fn new(parts: Vec<(Arc<Matrix>, Option<Vec<f32>>)>) -> Linear {
+    pub fn new(parts: Vec<(Addends, Option<Vec<f32>>)>) -> Linear {
         let mut outputs = 0;
-        let place = |(matrix, bias): (Arc<Matrix>, Option<Vec<f32>>)| {
-            let part = Part { column: outputs, matrix, bias };
-            outputs += part.matrix.rows;
+        let place = |(addends, bias): (Addends, Option<Vec<f32>>)| {
+            let part = Part { column: outputs, addends, bias };
+            outputs += part.rows();
             part
         };
         let parts = parts.into_iter().map(place).collect();
@@ -56,10 +60,11 @@ impl Linear {
     }
 
     fn apply(&self, pool: &mut Pool, isa: Isa, x: &mut Rows, out: &mut [f32], accumulate: bool) {
-        let k = self.parts[0].matrix.columns;
+        let width = self.parts[0].inputs();
         let tokens = x.len();
-        assert!(out.len() == tokens * self.outputs && x.f32.len() == tokens * k);
-        if self.parts.iter().any(|part| isa.takes_bf16_activations(part.matrix.dtype())) {
+        assert!(out.len() == tokens * self.outputs && x.f32.len() == tokens * width);
+        let mut addends = self.parts.iter().flat_map(|part| &part.addends);
+        if addends.any(|matrix| isa.takes_bf16_activations(matrix.dtype())) {
             x.round(pool, isa);
         }
         let x = &*x;
@@ -68,38 +73,47 @@ impl Linear {
         pool.run(chunks.len(), &|item| {
             let chunk = &chunks[item];
             let part = &self.parts[chunk.part];
-            let dtype = part.matrix.dtype();
-            let activations = if isa.takes_bf16_activations(dtype) {
-                assert!(x.bf16.len() == x.f32.len());
-                x.bf16.as_ptr().cast()
-            } else {
-                x.f32.as_ptr().cast()
-            };
-            let block = Block {
-                weights: part.matrix.as_ptr(),
-                rows: chunk.rows.clone(),
-                x: activations,
-                tokens,
-                k,
-                bias: part.bias.as_deref(),
-                out: out.as_mut_ptr().wrapping_add(part.column),
-                out_stride: self.outputs,
-                accumulate,
-            };
-            // SAFETY: sizes were checked above and when the weights arrived; chunks write disjoint columns.
-            unsafe { isa.matmul(dtype, &block) };
+            let mut input = 0;
+            for (i, matrix) in part.addends.iter().enumerate() {
+                let dtype = matrix.dtype();
+                let block = Block {
+                    weights: matrix.as_ptr(),
+                    stride: matrix.stride,
+                    rows: chunk.rows.clone(),
+                    x: x.column(isa.takes_bf16_activations(dtype), input),
+                    x_stride: width,
+                    tokens,
+                    k: matrix.columns,
+                    bias: part.bias.as_deref().filter(|_| i == 0),
+                    out: out.as_mut_ptr().wrapping_add(part.column),
+                    out_stride: self.outputs,
+                    accumulate: accumulate || i > 0,
+                };
+                // SAFETY: sizes were checked above and when the weights arrived; chunks write disjoint columns.
+                unsafe { isa.matmul(dtype, &block) };
+                input += matrix.columns;
+            }
         });
     }
 
     fn chunks(&self, threads: usize) -> Vec<Chunk> {
-        let matrix = &self.parts[0].matrix;
-        let row_bytes = (matrix.columns * matrix.dtype().bytes()).max(1);
+        let first = &self.parts[0];
+        let row_bytes = (first.inputs() * first.addends[0].dtype().bytes()).max(1);
         let by_bytes = CHUNK_BYTES.div_ceil(row_bytes);
         let by_threads = self.outputs / (threads * CHUNKS_PER_THREAD);
         let step = by_bytes.max(by_threads).next_multiple_of(CHUNK_ROWS_STEP);
         let split = |(part, rows): (usize, usize)| {
             (0..rows.div_ceil(step)).map(move |i| Chunk { part, rows: i * step..((i + 1) * step).min(rows) })
         };
-        self.parts.iter().map(|part| part.matrix.rows).enumerate().flat_map(split).collect()
+        self.parts.iter().map(Part::rows).enumerate().flat_map(split).collect()
+    }
+}
+
+impl Part {
+    fn rows(&self) -> usize {
+        self.addends[0].rows
+    }
+    fn inputs(&self) -> usize {
+        self.addends.iter().map(|matrix| matrix.columns).sum()
     }
 }

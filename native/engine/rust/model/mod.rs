@@ -2,14 +2,19 @@
 
 mod assembly;
 mod decoder;
+mod division;
 mod encoder;
+mod expected;
 mod kv;
 mod linear;
 mod rows;
+mod table;
 
-pub use assembly::{Assembly, Claim, Expected, WeightBytes};
+pub use assembly::{Announced, Assembly, Claim, WeightBytes};
 pub use decoder::{Decoder, DecoderStep, Span};
+pub use division::check_group;
 pub use encoder::Encoder;
+pub use expected::Expected;
 pub use kv::KvCache;
 
 pub enum Model {

@@ -24,6 +24,16 @@ impl Rows {
         self.f32.len() / self.width.max(1)
     }
 
+    /// The first row from a column on; `rounded` to bf16, which `round` has brought up to date.
+    pub fn column(&self, rounded: bool, column: usize) -> *const u8 {
+        if rounded {
+            assert!(self.bf16.len() == self.f32.len());
+            self.bf16.as_ptr().wrapping_add(column).cast()
+        } else {
+            self.f32.as_ptr().wrapping_add(column).cast()
+        }
+    }
+
     /// Brings `bf16` up to date with `f32`.
     pub fn round(&mut self, pool: &mut Pool, isa: Isa) {
         self.bf16.resize(self.f32.len(), 0);

@@ -8,7 +8,7 @@ use super::worker::{self, Command, Embedding, Worker};
 use crate::config::{Defaults, ModelConfig};
 use crate::error::{Code, Error, Result};
 use crate::kernels::{BLOCK_TOKENS, Dtype, Isa};
-use crate::model::{Assembly, Expected, KvCache, Model};
+use crate::model::{Announced, Assembly, Expected, KvCache, Model, check_group};
 use crate::pool::lock;
 use crate::text::Text;
 use serde_json::Value;
@@ -33,6 +33,7 @@ pub struct EngineOptions {
     pub sequences_max: f64,
     pub waiting_max: f64,
     pub stall_ms: f64,
+    pub tensor_parallel: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +46,7 @@ pub struct ModelInfo {
     pub context: usize,
     pub threads: usize,
     pub isa: &'static str,
+    pub tensor_parallel: usize,
 }
 
 /// What the worker thread counts; durations in ms.
@@ -126,6 +128,7 @@ const BATCH_TOKENS_MAX: f64 = 16_384.0;
 const SEQUENCES_MAX: f64 = 1_024.0;
 const WAITING_MAX: f64 = 1_000_000.0;
 const STALL_MS_MAX: f64 = 86_400_000.0;
+const RANKS_MAX: f64 = 64.0;
 /// Part of a step that prompts may take beside streams: 1/4 keeps the gap between two tokens of a stream short.
 const PROMPT_SHARE_BESIDE_DECODING: usize = 4;
 
@@ -153,13 +156,15 @@ impl Engine {
         let sequences = whole("sequencesMax", options.sequences_max, 1.0, SEQUENCES_MAX)?.min(batch_tokens);
         let waiting = whole("waitingMax", options.waiting_max, 0.0, WAITING_MAX)?;
         let stall = Duration::from_secs_f64(number("options.stallMs", options.stall_ms, 1.0, STALL_MS_MAX)? / 1e3);
+        let ranks = whole("tensorParallel", options.tensor_parallel, 1.0, RANKS_MAX)?;
 
         let config =
             Arc::new(ModelConfig::parse(&options.config, options.pooling.as_deref(), options.modules.as_deref())?);
+        check_ranks(&config, ranks)?;
         let isa = Isa::detect();
         let blocks = kv_tokens / BLOCK_TOKENS;
         let cache = cache(&config, dtype, blocks)?;
-        let mut info = describe(&config, blocks * BLOCK_TOKENS, batch_tokens, threads, isa);
+        let mut info = describe(&config, blocks * BLOCK_TOKENS, batch_tokens, threads, isa, ranks);
         if let Some(limit) = options.context_tokens_max {
             info.context = info.context.min(whole("contextTokensMax", limit, 2.0, KV_TOKENS_MAX)?);
         }
@@ -187,7 +192,7 @@ impl Engine {
             .map_err(|error| Error::new(Code::ResourceExhausted, format!("cannot start a thread: {error}")))?;
         Ok(Engine {
             shared,
-            loading: Loading::new(Assembly::new(config, isa, dtype)),
+            loading: Loading::new(Assembly::new(config, isa, dtype, ranks)),
             commands,
             thread: Mutex::new(Some(thread)),
             open: Arc::new(AtomicUsize::new(0)),
@@ -230,23 +235,15 @@ impl Engine {
     }
 
     /// See `Loading::push`.
-    pub fn push(&self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
+    pub fn push(&self, tensor: &Announced, bytes: &[u8]) -> Result<()> {
         self.check_open()?;
-        self.hand_over(self.loading.push(name, dtype, shape, bytes)?)
+        self.hand_over(self.loading.push(tensor, bytes)?)
     }
 
     /// See `Loading::push_mapped`.
-    pub fn push_mapped(
-        &self,
-        name: &str,
-        dtype: &str,
-        shape: &[usize],
-        path: &Path,
-        offset: usize,
-        length: usize,
-    ) -> Result<()> {
+    pub fn push_mapped(&self, tensor: &Announced, path: &Path, offset: usize) -> Result<()> {
         self.check_open()?;
-        self.hand_over(self.loading.push_mapped(name, dtype, shape, path, offset, length)?)
+        self.hand_over(self.loading.push_mapped(tensor, path, offset)?)
     }
 
     fn hand_over(&self, model: Option<Model>) -> Result<()> {
@@ -367,12 +364,41 @@ fn cache(config: &ModelConfig, dtype: Option<Dtype>, blocks: usize) -> Result<Op
     KvCache::new(dtype, config.layers.len(), config.kv_heads, config.head_dim, blocks).map(Some)
 }
 
-fn describe(config: &ModelConfig, kv_tokens: usize, batch_tokens: usize, threads: usize, isa: Isa) -> ModelInfo {
+fn check_ranks(config: &ModelConfig, ranks: usize) -> Result<()> {
+    match config {
+        ModelConfig::Decoder(config) => check_group(config, ranks),
+        ModelConfig::Encoder(_) if ranks == 1 => Ok(()),
+        ModelConfig::Encoder(_) => {
+            let what = config.architecture();
+            let message = format!("options.tensorParallel is {ranks}, and {what} is not divided between ranks");
+            Err(Error::unsupported("options.tensorParallel", message).remedy("Leave tensorParallel out."))
+        }
+    }
+}
+
+fn describe(
+    config: &ModelConfig,
+    kv_tokens: usize,
+    batch_tokens: usize,
+    threads: usize,
+    isa: Isa,
+    ranks: usize,
+) -> ModelInfo {
     let (kind, layers, dimensions, vocabulary, context) = match config {
         ModelConfig::Decoder(c) => ("decoder", c.layers.len(), c.hidden, c.vocabulary, c.context.min(kv_tokens)),
         // A text is encoded within one step.
         ModelConfig::Encoder(c) => ("encoder", c.layers, c.hidden, c.vocabulary, c.context.min(batch_tokens)),
     };
     let architecture = config.architecture().to_string();
-    ModelInfo { architecture, kind, layers, dimensions, vocabulary, context, threads, isa: isa.name() }
+    ModelInfo {
+        architecture,
+        kind,
+        layers,
+        dimensions,
+        vocabulary,
+        context,
+        threads,
+        isa: isa.name(),
+        tensor_parallel: ranks,
+    }
 }

@@ -1,9 +1,9 @@
 //! Tensors on their way into the model. Several threads may hand over at once; only bookkeeping is under the lock.
 
 use crate::error::Result;
-use crate::model::{Assembly, Claim, Expected, Model, WeightBytes};
+use crate::model::{Announced, Assembly, Claim, Expected, Model, WeightBytes};
 use crate::pool::lock;
-use crate::tensor::{Mappings, Tensor};
+use crate::tensor::{Mappings, Place, Tensor};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -33,23 +33,16 @@ impl Loading {
     }
 
     /// Takes a copy of the bytes. Returns the model when this was the last tensor.
-    pub fn push(&self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Result<Option<Model>> {
-        let claim = lock(&self.assembly).claim(name, dtype, shape, bytes.len())?;
+    pub fn push(&self, tensor: &Announced, bytes: &[u8]) -> Result<Option<Model>> {
+        let claim = lock(&self.assembly).claim(tensor)?;
         self.deliver(claim, |claim| Ok(Tensor::owned(claim.dtype, claim.shape.clone(), bytes.to_vec())))
     }
 
-    /// Maps the bytes. Returns the model when this was the last tensor.
-    pub fn push_mapped(
-        &self,
-        name: &str,
-        dtype: &str,
-        shape: &[usize],
-        path: &Path,
-        offset: usize,
-        length: usize,
-    ) -> Result<Option<Model>> {
-        let claim = lock(&self.assembly).claim(name, dtype, shape, length)?;
-        self.deliver(claim, |claim| self.mappings.tensor(claim.dtype, claim.shape.clone(), path, offset, length))
+    /// Maps the bytes, the first at `offset` of the file. Returns the model when this was the last tensor.
+    pub fn push_mapped(&self, tensor: &Announced, path: &Path, offset: usize) -> Result<Option<Model>> {
+        let claim = lock(&self.assembly).claim(tensor)?;
+        let place = Place { path, offset, length: tensor.length, pieces: tensor.pieces };
+        self.deliver(claim, |claim| self.mappings.tensor(claim.dtype, claim.shape.clone(), &place))
     }
 
     fn deliver(&self, claim: Claim, read: impl Fn(&Claim) -> Result<Tensor>) -> Result<Option<Model>> {
