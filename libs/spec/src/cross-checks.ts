@@ -35,6 +35,14 @@ export function checkDeployment(value: unknown, context: z.RefinementCtx): void 
       "Raise kvTokensMax or lower contextTokensMax.",
     );
   }
+  const ranks = numberAt(value, ["engine", "tensorParallel"]);
+  if (kind === "embedded" && ranks !== null && ranks > 1 && at(value, ["model", "task"]) === "embeddings") {
+    report(
+      ["engine", "tensorParallel"],
+      `is ${ranks}, and models that make embeddings are not divided`,
+      "Leave tensorParallel out.",
+    );
+  }
   const readyTimeout = numberAt(value, ["engine", "readyTimeoutMs"]);
   const startTimeout = numberAt(value, ["startTimeoutMs"]);
   if (kind === "process" && readyTimeout !== null && startTimeout !== null && readyTimeout > startTimeout) {

@@ -108,6 +108,7 @@ deployments:
   test.each([
     ["engine: { kind: embedded }", "    model:.*\n", "the embedded engine needs a model"],
     ["engine: { kind: embedded, kvTokensMax: 64 }", "", "the longest sequence would not fit"],
+    ["engine: { kind: embedded, tensorParallel: 0 }", "", "deployments[0].engine.tensorParallel"],
     [
       "engine: { kind: process, command: [x], readyTimeoutMs: 900001 }",
       "",
@@ -121,6 +122,16 @@ deployments:
       "",
     );
     expect(shown(text).join("\n")).toContain(message);
+  });
+
+  test("models that make embeddings are not divided between ranks", () => {
+    const text = MINIMAL.replace("task: chat", "task: embeddings").replace(
+      "kind: embedded",
+      "kind: embedded, tensorParallel: 2",
+    );
+    expect(shown(text)).toEqual([
+      "app.yaml:6:47: deployments[0].engine.tensorParallel: is 2, and models that make embeddings are not divided\n  Leave tensorParallel out.",
+    ]);
   });
 
   test("only so many are listed, and the rest is counted", () => {

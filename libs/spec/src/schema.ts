@@ -97,6 +97,14 @@ const embeddedEngine = z.strictObject({
     .max(1024)
     .default(0)
     .describe("CPU threads of one replica; 0 means all cores it may use."),
+  tensorParallel: z
+    .int()
+    .min(1)
+    .max(64)
+    .default(1)
+    .describe(
+      "Ranks of the tensor-parallel group that one replica is: the weights come as that many slices, as `pilotlight model add --ranks` cuts them. Divides the heads, the intermediate size and the vocabulary of the model.",
+    ),
 });
 
 const processEngine = z.strictObject({

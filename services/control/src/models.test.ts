@@ -163,6 +163,26 @@ test("weights that the embedded engine cannot run are refused before anything st
   });
 });
 
+test("weights that are cut for ranks are taken by an engine with as many, and by no other", async () => {
+  const { record } = await add("cut");
+  await openStore(`file://${folder}/bucket/models/cut`).put(
+    "pilotlight.json",
+    JSON.stringify({ ...record, ranks: 2 }),
+  );
+  await alice.approveModel("bucket://models/cut", "");
+  const deploy = (engine: string) =>
+    bob.deploy(file("fifth", "cut").replace("{ kind: embedded }", engine), { dryRun: true });
+  for (const engine of ["{ kind: embedded }", "{ kind: embedded, tensorParallel: 4 }"]) {
+    await expect(deploy(engine)).rejects.toMatchObject({
+      code: "unsupported",
+      field: "deployments.engine.tensorParallel",
+      message: expect.stringContaining("cut for 2 ranks"),
+      remedy: expect.stringContaining("tensorParallel: 2"),
+    });
+  }
+  await expect(deploy("{ kind: embedded, tensorParallel: 2 }")).resolves.toBeDefined();
+});
+
 test("what was never added cannot be approved, and nobody approves without a token", async () => {
   await expect(alice.approveModel("bucket://models/none", "")).rejects.toMatchObject({ code: "notFound" });
   await expect(alice.approveModel("none", "")).rejects.toMatchObject({ code: "invalidArgument" });

@@ -35,7 +35,13 @@ export async function createReplicaEngine(
       return new EmbeddedReplicaEngine({
         spec: kind.value,
         modelName,
-        weights: { ...settings, source, replicaId, retryDelayMsMax: settings.reattachDelayMsMax },
+        weights: {
+          ...settings,
+          source,
+          replicaId,
+          ranks: Math.max(1, kind.value.tensorParallel),
+          retryDelayMsMax: settings.reattachDelayMsMax,
+        },
       });
     }
     case "process": {

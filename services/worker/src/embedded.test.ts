@@ -25,6 +25,7 @@ beforeAll(async () => {
   await Promise.all([
     writeTinyModel(join(directory, "llama"), "llama"),
     writeTinyModel(join(directory, "bert"), "bert"),
+    writeTinyModel(join(directory, "heads"), "qwen3", { heads: 4, keyValueHeads: 2 }),
     writeTinyModel(join(directory, "slow"), "llama", { layers: 48, context: 16_384 }),
   ]);
   [agent, streamer] = await Promise.all([startFakeNodeAgent(TOKEN), startFakeStreamer(directory)]);
@@ -40,13 +41,14 @@ afterAll(async () => {
 
 async function replica(
   source: string,
-  more: { contextTokensMax?: number; environment?: Record<string, string> } = {},
+  more: { contextTokensMax?: number; tensorParallel?: number; environment?: Record<string, string> } = {},
 ) {
   const embedded = {
     dtype: "bf16",
     threads: 1,
     sequencesMax: 4,
     contextTokensMax: more.contextTokensMax ?? 512,
+    tensorParallel: more.tensorParallel ?? 1,
   };
   const one = await startReplica({
     deployment: {
@@ -214,6 +216,47 @@ describe("the OpenAI API on the embedded engine", () => {
     const chat = await post(url, CHAT);
     expect(chat.status).toBe(400);
     expect(await chat.text()).toContain("/v1/embeddings");
+  });
+});
+
+describe("weights in slices of a tensor-parallel group", () => {
+  const answerOf = async ({ client }: TestReplica) =>
+    (await client.chat.completions.create(CHAT)).choices[0]?.message.content;
+
+  test.each([2, 4])("%d ranks answer as one does, and each holds its lease", async (tensorParallel) => {
+    const alone = await answerOf(await replica("heads"));
+    const leases = streamer.leases;
+    const group = await replica("heads", { tensorParallel });
+    expect(await answerOf(group)).toBe(alone);
+    expect(streamer.leases).toBe(leases + tensorParallel);
+    const { opened } = streamer;
+    await streamer.down();
+    await streamer.up();
+    await until("every rank attached again", () => streamer.opened >= opened + tensorParallel);
+    expect(await answerOf(group)).toBe(alone);
+  });
+
+  test("a rank's stream that breaks in the middle of the load costs nothing but time", async () => {
+    streamer.breakAfter(7);
+    const group = await replica("heads", { tensorParallel: 2 });
+    expect(await answerOf(group)).toBe(await answerOf(await replica("heads")));
+  });
+
+  test("one rank's failure is the replica's, and no rank keeps its lease", async () => {
+    const leases = streamer.leases;
+    streamer.refuseRank(1);
+    await expect(replica("heads", { tensorParallel: 2 })).rejects.toThrow(/rank 1 of 2: a checksum differs/);
+    streamer.refuseRank(null);
+    const failure = agent.reports.findLast((report) => report.failure !== undefined)?.failure;
+    expect(failure).toMatchObject({ code: "corrupt", message: "rank 1 of 2: a checksum differs" });
+    await until("the leases are given back", () => streamer.leases === leases);
+  });
+
+  test("a group that the model cannot be divided between is refused by the numbers", async () => {
+    await expect(replica("heads", { tensorParallel: 8 })).rejects.toThrow(
+      /tensorParallel is 8, which does not divide the model's 4 attention heads/,
+    );
+    await expect(replica("bert", { tensorParallel: 2 })).rejects.toThrow(/is not divided between ranks/);
   });
 });
 

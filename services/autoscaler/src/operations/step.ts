@@ -2,7 +2,7 @@
 // after the rows that stand for them are committed, so a process killed anywhere has neither lost nor doubled one.
 import { randomBytes, randomUUID } from "node:crypto";
 import type { Outbox, PublishInTransaction } from "@pilotlight/bus";
-import { EVENTS, ReplicaPhase, timestampFromMs } from "@pilotlight/contracts";
+import { type DeploymentSpec, EVENTS, ReplicaPhase, timestampFromMs } from "@pilotlight/contracts";
 import { type AutoscalingDecision, place, recordDecision } from "@pilotlight/policy";
 import type { Transaction } from "@pilotlight/store";
 import { logger } from "@pilotlight/telemetry";
@@ -292,11 +292,16 @@ function placePending(
         { id: `wanted:${row.replicaId}` },
       );
       // The weights are on their way while the image is mounted and the process starts.
-      if (spec.model !== undefined) publish(EVENTS.weightsWanted, { nodeId, source: spec.model.source });
+      if (spec.model !== undefined)
+        publish(EVENTS.weightsWanted, { nodeId, source: spec.model.source, ranks: ranksOf(spec) });
     });
   }
   return waiting;
 }
+
+/** Of the tensor-parallel group that loads the weights of one replica; 0 where the platform does not know. */
+const ranksOf = ({ engine }: DeploymentSpec): number =>
+  engine?.kind.case === "embedded" ? engine.kind.value.tensorParallel : 0;
 
 async function writeRows(tx: Transaction, before: Managed, orders: Orders): Promise<void> {
   const gone = [...orders.changed].filter((id) => before.rows.has(id) && !orders.rows.has(id));

@@ -65,14 +65,24 @@ function refuseChanged(source: string, entry: CatalogueEntry | null, approved: s
 function refuseUnfit({ name, engine }: Deployment, entry: CatalogueEntry | null): void {
   if (entry === null || engine.kind !== "embedded") return;
   const { source, quantisation, ranks } = entry;
-  if (quantisation === null && ranks === null) return;
-  const what = quantisation === null ? `cut for ${ranks} ranks` : `quantised (${quantisation})`;
+  const { tensorParallel } = engine;
+  if (quantisation !== null) {
+    throw new PlatformError(
+      "unsupported",
+      `deployment ${name}: ${source} is quantised (${quantisation}), and the embedded engine runs plain weights only`,
+      {
+        field: "deployments.engine",
+        remedy: "Deploy the model that it was made from, or use an engine of kind 'process' (vLLM, SGLang).",
+      },
+    );
+  }
+  if (ranks === null || ranks === tensorParallel) return;
   throw new PlatformError(
     "unsupported",
-    `deployment ${name}: ${source} is ${what}, and the embedded engine runs plain weights only`,
+    `deployment ${name}: ${source} is cut for ${ranks} ranks, and the engine's tensorParallel is ${tensorParallel}`,
     {
-      field: "deployments.engine",
-      remedy: "Deploy the model that it was made from, or use an engine of kind 'process' (vLLM, SGLang).",
+      field: "deployments.engine.tensorParallel",
+      remedy: `Set tensorParallel: ${ranks}, or deploy the model that it was cut from.`,
     },
   );
 }

@@ -15,7 +15,16 @@ import {
   generateModel,
   type RepositoryFile,
 } from "@pilotlight/models";
-import { LENGTH_BYTES, parseHeader, parseHeaderLength } from "@pilotlight/safetensors";
+import {
+  decoderSplit,
+  LENGTH_BYTES,
+  parseHeader,
+  parseHeaderLength,
+  type Rank,
+  type Split,
+  sliceForRank,
+  type TensorEntry,
+} from "@pilotlight/safetensors";
 import { type GrpcDoor, grpcService, serveGrpc } from "@pilotlight/service";
 
 const WEIGHTS = "model.safetensors";
@@ -112,24 +121,29 @@ export type FakeStreamer = Restartable & {
   readonly leases: number;
   /** How many streams were opened. */
   readonly opened: number;
-  /** What the next streams do after so many tensors. */
-  breakAfter(tensors: number | null): void;
+  /** The next stream is cut after so many tensors. */
+  breakAfter(tensors: number): void;
+  /** Streams of this rank get no weights. */
+  refuseRank(rank: number | null): void;
 };
 
-/** Serves `directory/<source>` for `file` sources that are bare names. */
+/** Serves `directory/<source>` for `file` sources that are bare names, whole or sliced for the rank that asks. */
 export async function startFakeStreamer(directory: string): Promise<FakeStreamer> {
   const counts = { leases: 0, opened: 0 };
   let breakAfter: number | null = null;
+  let refusedRank: number | null = null;
   const service = grpcService(WeightStreamerService, {
-    async *loadWeights({ source }, call) {
+    async *loadWeights({ source, rank, ranks }, call) {
       counts.leases++;
       counts.opened++;
       try {
-        const tensors = await tensorsOf(join(directory, source)).catch((cause: unknown) => {
+        const whole = await tensorsOf(join(directory, source)).catch((cause: unknown) => {
           throw new PlatformError("notFound", `there is no repository ${source}`, { cause });
         });
         const files = await filesOf(join(directory, source));
+        const tensors = slicesOf(whole, files, { rank, ranks });
         yield { event: { case: "opened", value: { files } } };
+        if (rank === refusedRank) throw new PlatformError("corrupt", "a checksum differs");
         for (const [index, value] of tensors.entries()) {
           if (breakAfter !== null && index >= breakAfter) {
             breakAfter = null;
@@ -157,22 +171,43 @@ export async function startFakeStreamer(directory: string): Promise<FakeStreamer
     breakAfter(tensors) {
       breakAfter = tensors;
     },
+    refuseRank(rank) {
+      refusedRank = rank;
+    },
   };
 }
 
-async function tensorsOf(repository: string) {
+type FileTensor = TensorEntry & { path: string };
+
+async function tensorsOf(repository: string): Promise<FileTensor[]> {
   const path = join(repository, WEIGHTS);
   const bytes = await readFile(path);
   const start = LENGTH_BYTES + parseHeaderLength(bytes.subarray(0, LENGTH_BYTES), bytes.length);
   const { tensors } = parseHeader(bytes.subarray(LENGTH_BYTES, start), bytes.length);
-  return tensors.map(({ name, dtype, shape, offset, length }) => ({
-    name,
-    dtype,
-    shape: shape.map(BigInt),
-    path,
-    offset: BigInt(offset),
-    length: BigInt(length),
-  }));
+  return tensors.map((tensor) => ({ ...tensor, path }));
+}
+
+/** As the streamer announces them. */
+function slicesOf(tensors: FileTensor[], files: Record<string, Uint8Array>, { rank, ranks }: Rank) {
+  const config = JSON.parse(Buffer.from(files["config.json"] ?? []).toString()) as Record<string, number>;
+  const heads = {
+    attentionHeads: config.num_attention_heads ?? 0,
+    keyValueHeads: config.num_key_value_heads ?? 0,
+  };
+  return tensors.map((tensor) => {
+    const split: Split = ranks > 1 ? decoderSplit(tensor.name, heads) : { kind: "replicate" };
+    const slice = sliceForRank(tensor, split, { rank, ranks: Math.max(1, ranks) });
+    return {
+      ...slice,
+      path: tensor.path,
+      shape: slice.shape.map(BigInt),
+      offset: BigInt(slice.offset),
+      length: BigInt(slice.length),
+      runBytes: BigInt(slice.runBytes),
+      strideBytes: BigInt(slice.strideBytes),
+      runs: BigInt(slice.runs),
+    };
+  });
 }
 
 async function filesOf(repository: string): Promise<Record<string, Uint8Array>> {

@@ -9,6 +9,7 @@ import {
   type GenerateRequest,
   type LogFields,
   type LogLevel,
+  type MappedTensor,
 } from "@pilotlight/engine";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { type Checked, checkChatCompletion, checkCompletion, checkEmbeddings } from "@pilotlight/openai";
@@ -49,7 +50,8 @@ export class EmbeddedReplicaEngine implements ReplicaEngine {
   constructor(settings: EmbeddedSettings) {
     this.#settings = settings;
     this.inFlightMax = settings.spec.sequencesMax || SEQUENCES_DEFAULT;
-    const identity = JSON.stringify([settings.weights.source, settings.spec.dtype]);
+    const { source, ranks } = settings.weights;
+    const identity = JSON.stringify([source, settings.spec.dtype, ranks]);
     this.#fingerprint = `pl_${hash("sha256", identity).slice(0, 12)}`;
   }
 
@@ -63,9 +65,9 @@ export class EmbeddedReplicaEngine implements ReplicaEngine {
         });
         this.#started = { engine, texts: new TokenTexts(engine) };
       },
-      onTensor: (tensor) => {
+      onTensor: (tensor, rank) => {
         mark(ReplicaPhase.FIRST_BYTE);
-        return this.#engine().pushMapped(mapped(tensor));
+        return this.#engine().pushMapped(mapped(tensor, rank));
       },
     });
     await this.#lease.loaded;
@@ -75,8 +77,9 @@ export class EmbeddedReplicaEngine implements ReplicaEngine {
     await engine.ready;
     mark(ReplicaPhase.ENGINE_READY);
     await warmUp(engine);
-    const { architecture, kind, contextTokensMax, threads, instructionSet } = engine.model;
-    logger("engine").info("engine ready", { architecture, kind, contextTokensMax, threads, instructionSet });
+    const { architecture, kind, contextTokensMax, threads, instructionSet, tensorParallel } = engine.model;
+    const settings = { contextTokensMax, threads, instructionSet, tensorParallel };
+    logger("engine").info("engine ready", { architecture, kind, ...settings });
   }
 
   chat(call: EngineCall): Promise<Answer> {
@@ -278,21 +281,28 @@ function filesOf(files: ReadonlyMap<string, Uint8Array>) {
 
 /** 0 in the specification means the engine's own default. */
 function optionsOf(spec: EngineSpec): Partial<EngineOptions> {
-  const { dtype, threads, kvTokensMax, contextTokensMax, sequencesMax } = spec;
+  const { dtype, threads, kvTokensMax, contextTokensMax, sequencesMax, tensorParallel } = spec;
   return {
     dtype: dtype === "f32" || dtype === "bf16" ? dtype : "auto",
     ...(threads > 0 ? { threads } : {}),
     ...(kvTokensMax > 0 ? { kvTokensMax } : {}),
     ...(contextTokensMax > 0 ? { contextTokensMax } : {}),
     ...(sequencesMax > 0 ? { sequencesMax } : {}),
+    ...(tensorParallel > 0 ? { tensorParallel } : {}),
   };
 }
 
-const mapped = ({ name, dtype, shape, path, offset, length }: TensorReady) => ({
+const mapped = (
+  { name, dtype, shape, path, offset, length, runs, strideBytes }: TensorReady,
+  rank: number,
+): MappedTensor => ({
   name,
+  rank,
   dtype,
   shape: shape.map(Number),
   path,
   offset: Number(offset),
   length: Number(length),
+  runs: Number(runs) || 1,
+  strideBytes: Number(strideBytes),
 });

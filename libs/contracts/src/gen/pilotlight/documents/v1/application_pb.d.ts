@@ -278,6 +278,13 @@ export declare type EmbeddedEngine = Message<"pilotlight.documents.v1.EmbeddedEn
    * @generated from field: uint32 threads = 5;
    */
   threads: number;
+
+  /**
+   * Ranks of a tensor-parallel group whose slices of the weights the replica loads; 0 or 1: whole tensors.
+   *
+   * @generated from field: uint32 tensor_parallel = 6;
+   */
+  tensorParallel: number;
 };
 
 /**

@@ -28,6 +28,13 @@ export declare type WeightsWanted = Message<"pilotlight.events.v1.WeightsWanted"
    * @generated from field: string source = 2;
    */
   source: string;
+
+  /**
+   * Of the tensor-parallel group that will load them; 0 or 1: they are wanted whole.
+   *
+   * @generated from field: uint32 ranks = 3;
+   */
+  ranks: number;
 };
 
 /**
