@@ -19,7 +19,7 @@ import type {
   PutOptions,
   ReadOptions,
 } from "./store.ts";
-import { childText, escapeXml, parseXml, type XmlElement } from "./xml.ts";
+import { childText, escapeXml, loadXmlParser, parseXml, type XmlElement } from "./xml.ts";
 
 /** Completing copies the parts on some servers: minutes of silence for large objects. */
 const COMPLETE_TIMEOUT_MS = 15 * 60_000;
@@ -99,6 +99,7 @@ class S3Store implements ObjectStore {
   async *list(options: ListOptions = {}): AsyncGenerator<ObjectInfo> {
     const { prefix = "", startAfter, signal } = options;
     let continuation: string | undefined;
+    void loadXmlParser();
     do {
       const { text } = await this.#requests.call({
         method: "GET",

@@ -7,9 +7,12 @@ export type XmlElement = { name: string; text: string; children: XmlElement[] };
 
 const DEPTH_MAX = 16;
 
+/** The parser is loaded by who needs it: called before a request, while its answer is on its way. */
+export const loadXmlParser = () => import("saxes");
+
 /** Parses a document; malformed XML is `corrupt`. */
 export async function parseXml(text: string): Promise<XmlElement> {
-  const { SaxesParser } = await import("saxes");
+  const { SaxesParser } = await loadXmlParser();
   const parser = new SaxesParser();
   const root: XmlElement = { name: "", text: "", children: [] };
   const stack = [root];

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { cutIntoChunks, TensorTracker } from "./chunks.ts";
+import { chunkBytesFor, cutIntoChunks, TensorTracker } from "./chunks.ts";
 
 test("files are cut front to back, the last piece shorter", () => {
   expect([...cutIntoChunks([25, 0, 10], 10)]).toEqual([
@@ -8,6 +8,11 @@ test("files are cut front to back, the last piece shorter", () => {
     { file: 0, offset: 20, length: 5 },
     { file: 2, offset: 0, length: 10 },
   ]);
+});
+
+test("ranges grow with the repository, within limits", () => {
+  const of = (bytes: number) => chunkBytesFor(bytes, 10);
+  expect([0, 900, 1_900, 1_920, 3_000, 4_000, 1e9].map(of)).toEqual([10, 10, 10, 20, 30, 40, 40]);
 });
 
 describe("complete tensors", () => {

@@ -4,6 +4,17 @@ import type { TensorEntry } from "@pilotlight/safetensors";
 /** A range of one file to fetch in one request. */
 export type Chunk = { file: number; offset: number; length: number };
 
+/** A large repository is cut into about so many ranges at least: each costs this process work, whatever its size. */
+const CHUNKS_WANTED = 96;
+/** Larger ones would keep many connections busy with too little at the end of a load. */
+const CHUNK_GROWTH_MAX = 4;
+
+/** How large the ranges of a repository are: a multiple of `chunkBytes`. All nodes come to the same. */
+export function chunkBytesFor(repositoryBytes: number, chunkBytes: number): number {
+  const growth = Math.floor(repositoryBytes / (CHUNKS_WANTED * chunkBytes));
+  return chunkBytes * Math.min(CHUNK_GROWTH_MAX, Math.max(1, growth));
+}
+
 /** Ranges of `chunkBytes` (the last shorter), file by file, front to back. */
 export function* cutIntoChunks(fileBytes: readonly number[], chunkBytes: number): Generator<Chunk> {
   for (const [file, bytes] of fileBytes.entries()) {

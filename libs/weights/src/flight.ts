@@ -9,7 +9,8 @@ import type { ObjectStore } from "@pilotlight/object-store";
 import type { Peer } from "@pilotlight/peers";
 import type { TensorEntry } from "@pilotlight/safetensors";
 import { Bell } from "./bell.ts";
-import { type Chunk, cutIntoChunks, TensorTracker } from "./chunks.ts";
+import { type Chunk, chunkBytesFor, cutIntoChunks, TensorTracker } from "./chunks.ts";
+import { Deadline } from "./deadline.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
 import { type Contender, HedgePolicy, hedged } from "./hedge.ts";
 import type { RangeReader, Scratch, Segment, SegmentSet } from "./ports.ts";
@@ -18,19 +19,19 @@ import type { Repository, WeightFile } from "./repository.ts";
 import { arrived, refused, startWindow, type Window } from "./window.ts";
 
 export type FlightLimits = {
-  /** Bytes of one request; a multiple of the checksums' block. */
+  /** Bytes of one request, of a large repository up to four times as many; a multiple of the checksums' block. */
   chunkBytes: number;
   /** Requests at once, to begin with and at most. */
   requestsInitial: number;
   requestsMax: number;
-  /** One range must arrive within this; else it is asked for again. */
+  /** So many bytes must arrive within this, larger ranges in proportion; else they are asked for again. */
   chunkDeadlineMs: number;
   /** Attempts for one range, the first included. */
   chunkAttemptsMax: number;
 };
 
 const RETRY_DELAY_MS = 200;
-/** What the far side says when it wants fewer requests. */
+/** What the far side says when it wants fewer requests. Ranges that are late want the same: each would get more of the link. */
 const REFUSALS: readonly string[] = ["unavailable", "resourceExhausted"];
 const PROGRESS_INTERVAL_MS = 250;
 
@@ -66,6 +67,8 @@ export class Flight {
   readonly #tensors: { file: number; tensor: TensorEntry }[] = [];
   readonly #bell = new Bell();
   readonly #startedAt: number;
+  readonly #chunkBytes: number;
+  readonly #chunkDeadlineMs: number;
   /** Settles when the flight has landed or failed and nothing of it runs any more. Never rejects. */
   readonly done: Promise<void>;
   #state: State = { kind: "flying" };
@@ -84,8 +87,10 @@ export class Flight {
     this.#segments = parts.segments;
     this.#startedAt = parts.now();
     this.#arrived = parts.repository.weights.map(() => new Set());
-    const { requestsInitial, requestsMax } = parts.limits;
-    this.#window = startWindow({ initial: requestsInitial, max: requestsMax }, this.#startedAt);
+    const { requestsInitial, requestsMax, chunkBytes, chunkDeadlineMs } = parts.limits;
+    this.#chunkBytes = chunkBytesFor(parts.repository.bytesTotal, chunkBytes);
+    this.#chunkDeadlineMs = chunkDeadlineMs * (this.#chunkBytes / chunkBytes);
+    this.#window = startWindow({ initial: requestsInitial, max: requestsMax });
     this.done = this.#fly();
   }
 
@@ -150,7 +155,7 @@ export class Flight {
   }
 
   #hasArrived(file: number, offset: number, length: number): boolean {
-    const { chunkBytes } = this.#parts.limits;
+    const chunkBytes = this.#chunkBytes;
     const there = this.#arrived[file];
     for (let at = offset - (offset % chunkBytes); at < offset + length; at += chunkBytes) {
       if (there?.has(at) !== true) return false;
@@ -226,11 +231,11 @@ export class Flight {
 
   async #fetchAll(): Promise<void> {
     const { weights } = this.repository;
-    const { limits, relay } = this.#parts;
+    const { relay } = this.#parts;
     const trackers = weights.map(({ header }) => new TensorTracker(header.tensors));
     const chunks = cutIntoChunks(
       weights.map(({ bytes }) => bytes),
-      limits.chunkBytes,
+      this.#chunkBytes,
     );
     const queue = new RelayQueue(relay?.nodeId ?? "", chunks);
     const readers = new Set<Promise<void>>();
@@ -272,21 +277,23 @@ export class Flight {
 
   async #fetchFromPeer({ file, offset, length }: Chunk, peer: Peer): Promise<boolean> {
     const segment = this.segments.segments[file] as Segment;
-    const { relay, limits } = this.#parts;
+    const { relay } = this.#parts;
     const { descriptor, base, memory, filled } = segment;
     if (relay === undefined || descriptor === undefined) return false;
     const into = { descriptor, base, memory, filled };
-    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(limits.chunkDeadlineMs)]);
+    const deadline = new Deadline(this.#stop.signal, this.#chunkDeadlineMs);
     const checksums = this.repository.weights[file]?.digest?.crc32;
     this.#requests += 1;
     try {
-      await relay.read(peer, { file, offset, length, into, checksums }, signal);
+      await relay.read(peer, { file, offset, length, into, checksums }, deadline.signal);
       this.#bytesFromPeers += length;
       return true;
     } catch {
       // A peer that went away, is slow or has wrong bytes is no reason to fail: the next one is asked, then the source.
       this.#stop.signal.throwIfAborted();
       return false;
+    } finally {
+      deadline.end();
     }
   }
 
@@ -297,21 +304,23 @@ export class Flight {
     if (segment.place === "source" && digest === undefined) return this.#stop.signal.throwIfAborted();
     const { limits, now } = this.#parts;
     for (let attempt = 1; ; attempt++) {
-      const deadline = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(limits.chunkDeadlineMs)]);
+      const deadline = new Deadline(this.#stop.signal, this.#chunkDeadlineMs);
       const startedAt = now();
       try {
-        await this.#readHedged(chunk, segment, deadline);
+        await this.#readHedged(chunk, segment, deadline.signal);
         this.#hedging.finished(now() - startedAt);
         this.#window = arrived(this.#window, chunk.length, now());
         return;
       } catch (thrown) {
         if (this.#stop.signal.aborted) throw this.#stop.signal.reason;
-        const error = deadline.aborted ? tooSlow(key, limits.chunkDeadlineMs) : toPlatformError(thrown);
-        if (REFUSALS.includes(error.code)) this.#window = refused(this.#window, now());
+        const error = deadline.expired ? tooSlow(key, this.#chunkDeadlineMs) : toPlatformError(thrown);
+        if (deadline.expired || REFUSALS.includes(error.code)) this.#window = refused(this.#window, now());
         // A flipped bit may have happened on the way: wrong bytes are asked for again like lost ones.
         if (attempt >= limits.chunkAttemptsMax || !(error.retryable || error.code === "corrupt")) throw error;
         this.#retries += 1;
         await sleep(RETRY_DELAY_MS * attempt, undefined, { signal: this.#stop.signal });
+      } finally {
+        deadline.end();
       }
     }
   }

@@ -2,6 +2,7 @@
 // the first complete answer counts. The second reading goes to a place of its own until it has won: two writers in one place
 // could leave bytes there that no checksum has seen (I6).
 //   H1. Second requests are at most a share of all, so a store that is slow for everybody is not asked twice for everything.
+import { Deadline } from "./deadline.ts";
 
 /** Durations that are looked back on. */
 const MEMORY = 32;
@@ -79,24 +80,26 @@ export async function hedged<First extends Contender, Second extends Contender>(
 }
 
 function start(contender: Contender, outer: AbortSignal) {
-  const stopper = new AbortController();
+  const stopper = new Deadline(outer);
   const state = {
     ok: false,
-    stop: () => stopper.abort(),
+    stop: () => stopper.stop(),
     failure: undefined as unknown,
     rethrow(): void {
       if (!state.ok) throw state.failure;
     },
   };
-  const run = contender.run(AbortSignal.any([outer, stopper.signal]));
-  const done = run.then(
-    () => {
-      state.ok = true;
-    },
-    (error: unknown) => {
-      state.failure = error;
-    },
-  );
+  const done = contender
+    .run(stopper.signal)
+    .then(
+      () => {
+        state.ok = true;
+      },
+      (error: unknown) => {
+        state.failure = error;
+      },
+    )
+    .finally(() => stopper.end());
   // Never settles for one that fails: the other may still succeed.
   const succeeded = new Promise<void>((resolve) => {
     void done.then(() => {

@@ -6,13 +6,21 @@ import type { Mover } from "@pilotlight/streamer";
 import type { BlockChecksums } from "./checksums.ts";
 import type { RangeReader, RangeRequest } from "./ports.ts";
 
+/** Where an object is, its URL parsed once. */
+type Place =
+  | { source: Extract<ByteSource, { kind: "http" }>; url: URL }
+  | { source: Extract<ByteSource, { kind: "file" }>; url: undefined };
+type Located = WeakMap<ObjectStore, Map<string, Promise<Place>>>;
+
 /** `fallback` is the reader that works for everything. */
 export function createNativeReader(mover: Mover, fallback: RangeReader): RangeReader {
-  const sources = new WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>();
+  const sources: Located = new WeakMap();
   return async (store, request, segment, signal) => {
     const { descriptor } = segment;
-    const source = descriptor === undefined ? undefined : await located(sources, store, request);
-    if (source?.kind !== "http" || descriptor === undefined) return fallback(store, request, segment, signal);
+    const place = descriptor === undefined ? undefined : await located(sources, store, request);
+    if (place?.url === undefined || descriptor === undefined)
+      return fallback(store, request, segment, signal);
+    const { source, url } = place;
     const { etag, key, offset, length } = request;
     if (source.info.etag !== etag) {
       throw new PlatformError("preconditionFailed", `${key} was replaced while it was loaded`, {
@@ -21,7 +29,7 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
     }
     const outcome = await mover.move(
       {
-        url: new URL(source.url),
+        url,
         headers: source.headers,
         etag: source.etagAskable ? etag : null,
         offset,
@@ -40,10 +48,10 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
 
 /** Where the key is; asked once for all that want it, and again shortly before it expires. */
 async function located(
-  sources: WeakMap<ObjectStore, Map<string, Promise<ByteSource>>>,
+  sources: Located,
   store: ObjectStore,
   { key, etag, size }: RangeRequest,
-): Promise<ByteSource> {
+): Promise<Place> {
   let byKey = sources.get(store);
   if (byKey === undefined) {
     byKey = new Map();
@@ -51,11 +59,15 @@ async function located(
   }
   while (true) {
     const known = byKey.get(key);
-    const source = await known?.catch(() => undefined);
-    if (source !== undefined && (source.kind === "file" || Date.now() < source.expiresAt)) return source;
+    const place = await known?.catch(() => undefined);
+    if (place !== undefined && (place.url === undefined || Date.now() < place.source.expiresAt)) return place;
     // Whoever comes first asks; the others look again.
     if (byKey.get(key) !== known) continue;
-    const asked = store.locate(key, { known: { key, etag, size, modifiedAt: 0 } });
+    const asked = store
+      .locate(key, { known: { key, etag, size, modifiedAt: 0 } })
+      .then((source) =>
+        source.kind === "http" ? { source, url: new URL(source.url) } : { source, url: undefined },
+      );
     byKey.set(key, asked);
     return asked;
   }

@@ -63,6 +63,7 @@ class SegmentFiles implements SegmentMaker {
   readonly #spare: SpareShelf | undefined;
   /** For shared memory; undefined: its files are written. */
   readonly #mapper: Pick<Mover, "map"> | undefined;
+  #spareTimer: NodeJS.Timeout | undefined;
   #names = 0;
 
   constructor(options: SegmentFilesOptions) {
@@ -146,6 +147,7 @@ class SegmentFiles implements SegmentMaker {
   }
 
   close(): void {
+    clearTimeout(this.#spareTimer);
     this.#giveUpSpare(() => this.#spare?.close());
     for (const place of [this.#memory, this.#disk]) {
       sweep(place.directory);
@@ -176,6 +178,12 @@ class SegmentFiles implements SegmentMaker {
     return result;
   }
 
+  #prepareSpareLater(): void {
+    if (this.#spare === undefined) return;
+    clearTimeout(this.#spareTimer);
+    this.#spareTimer = setTimeout(() => this.#prepareSpare(), this.#spare.delayMs);
+  }
+
   /** Makes memory ready for the next load, where there is room for it. */
   #prepareSpare(): void {
     const shelf = this.#spare;
@@ -201,7 +209,7 @@ class SegmentFiles implements SegmentMaker {
   }
 
   #createIn(place: Owned, weights: readonly Pick<WeightFile, "bytes">[]): SegmentSet {
-    const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpare());
+    const set = new FileSet(place, this.#options.readerGroupId, () => this.#prepareSpareLater());
     const mapper = place.kind === "memory" ? this.#mapper : undefined;
     try {
       for (const { bytes } of weights) set.add(this.#newPath(place), bytes, mapper);
@@ -214,7 +222,7 @@ class SegmentFiles implements SegmentMaker {
 
   /** All files one after the other in memory that is ready. */
   #adopt(spare: SpareMemory, weights: readonly WeightFile[]): SegmentSet {
-    const set = new FileSet(this.#memory, this.#options.readerGroupId, () => this.#prepareSpare());
+    const set = new FileSet(this.#memory, this.#options.readerGroupId, () => this.#prepareSpareLater());
     try {
       set.adopt(this.#newPath(this.#memory), spare, weights);
     } catch (error) {

@@ -10,6 +10,8 @@ import { createMappedFile, type MappedFile } from "./mapped-file.ts";
 export type SpareSource = {
   /** Made ready for the next load: as much as the weights that are usually loaded. */
   bytes: number;
+  /** How long after a load the next memory is made ready: until then the engine that got its weights has the processors. */
+  delayMs: number;
   mover: Pick<Mover, "map">;
   /** Told when memory is ready; and when none can be made so: loads work without, only slower. */
   onReady: (bytes: number) => void;
@@ -38,6 +40,10 @@ export class SpareShelf {
 
   get bytesWanted(): number {
     return this.#options.bytes;
+  }
+
+  get delayMs(): number {
+    return this.#options.delayMs;
   }
 
   /** Held, ready or becoming so. */

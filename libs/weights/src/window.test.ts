@@ -19,7 +19,7 @@ describe("the window", () => {
     const perConnection = 80_000;
     const link = 40 * perConnection;
     const window = play(
-      startWindow({ initial: 8, max: 128 }, 0),
+      startWindow({ initial: 8, max: 128 }),
       (n) => Math.min(n * perConnection, link),
       5_000,
     );
@@ -27,15 +27,19 @@ describe("the window", () => {
     expect(window.size).toBeLessThanOrEqual(70);
   });
   test("stays where it began when more brings nothing", () => {
-    const window = play(startWindow({ initial: 16, max: 64 }, 0), () => 1_000_000, 900);
+    const window = play(startWindow({ initial: 16, max: 64 }), () => 1_000_000, 900);
     expect(window.size).toBe(16);
   });
+  test("does not take a slow beginning for a slow store", () => {
+    const window = startWindow({ initial: 16, max: 64 });
+    expect(play(arrived(window, BYTES, 700), () => 1_000_000, 900, 700).size).toBe(16);
+  });
   test("never exceeds its limit", () => {
-    expect(play(startWindow({ initial: 8, max: 20 }, 0), (n) => n * 100_000, 5_000).size).toBe(20);
-    expect(startWindow({ initial: 16, max: 4 }, 0).size).toBe(4);
+    expect(play(startWindow({ initial: 8, max: 20 }), (n) => n * 100_000, 5_000).size).toBe(20);
+    expect(startWindow({ initial: 16, max: 4 }).size).toBe(4);
   });
   test("halves when the far side asks for less, once for what was in flight", () => {
-    let window = startWindow({ initial: 16, max: 64 }, 0);
+    let window = startWindow({ initial: 16, max: 64 });
     for (const now of [10, 11, 12]) window = refused(window, now);
     expect(window.size).toBe(8);
     for (let i = 0; i < 20; i++) window = refused(window, 1_000 * (i + 1));

@@ -8,8 +8,8 @@ export type Window = {
   /** Ranges to have in flight now. */
   readonly size: number;
   readonly limits: WindowLimits;
-  /** What is being measured: bytes and arrivals since `since` (ms). */
-  readonly since: number;
+  /** What is being measured: bytes and arrivals since `since` (ms); undefined until something has arrived: connecting is no rate. */
+  readonly since: number | undefined;
   readonly bytes: number;
   readonly arrivals: number;
   /** Bytes per ms of the interval before the last growth; 0: nothing measured yet. */
@@ -27,13 +27,14 @@ const GROWTH = 1.5;
 const GAIN_MIN = 1.08;
 const REST_INTERVALS = 10;
 
-export function startWindow(limits: WindowLimits, now: number): Window {
+export function startWindow(limits: WindowLimits): Window {
   const size = Math.min(limits.initial, limits.max);
-  return { size, limits, since: now, bytes: 0, arrivals: 0, baseRate: 0, before: undefined, rest: 0 };
+  return { size, limits, since: undefined, bytes: 0, arrivals: 0, baseRate: 0, before: undefined, rest: 0 };
 }
 
 /** A range of this many bytes has arrived. */
 export function arrived(window: Window, bytes: number, now: number): Window {
+  if (window.since === undefined) return { ...window, since: now };
   const next = { ...window, bytes: window.bytes + bytes, arrivals: window.arrivals + 1 };
   const elapsed = now - window.since;
   if (elapsed < INTERVAL_MS_MIN || next.arrivals < window.size) return next;
@@ -43,9 +44,10 @@ export function arrived(window: Window, bytes: number, now: number): Window {
 /** The far side asked for less (503, 429). */
 export function refused(window: Window, now: number): Window {
   // What was in flight when it spoke counts as one refusal.
-  if (window.rest === REST_INTERVALS && now - window.since < INTERVAL_MS_MIN) return window;
+  if (window.rest === REST_INTERVALS && window.since !== undefined && now - window.since < INTERVAL_MS_MIN)
+    return window;
   const size = Math.max(1, window.size >> 1);
-  return { ...startWindow(window.limits, now), size, rest: REST_INTERVALS };
+  return { ...startWindow(window.limits), since: now, size, rest: REST_INTERVALS };
 }
 
 function judged(window: Window, rate: number): Window {

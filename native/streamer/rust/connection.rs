@@ -1,9 +1,9 @@
 //! One connection to a server, plain or TLS, and a shelf of idle ones.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub secure: bool,
     pub host: String,
@@ -104,24 +104,33 @@ fn tls_config() -> io::Result<Arc<ClientConfig>> {
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-/// Idle connections of one thread, at most one to each server.
-#[derive(Default)]
+/// Idle connections of all threads, so that there are as many as ranges at once, not as threads. The one used last goes first: its
+/// windows are open, and those that are not needed grow old.
 pub struct Shelf {
-    idle: HashMap<Server, Connection>,
+    idle: Mutex<VecDeque<(Server, Connection)>>,
+    connections_max: usize,
 }
 
-/// A thread talks to few servers; beyond this the shelf is emptied rather than grown.
-const SERVERS_MAX: usize = 8;
-
 impl Shelf {
-    pub fn take(&mut self, server: &Server) -> Option<Connection> {
-        self.idle.remove(server)
+    pub fn new(connections_max: usize) -> Shelf {
+        Shelf {
+            idle: Mutex::default(),
+            connections_max,
+        }
     }
 
-    pub fn put(&mut self, server: Server, connection: Connection) {
-        if self.idle.len() >= SERVERS_MAX {
-            self.idle.clear();
-        }
-        self.idle.insert(server, connection);
+    pub fn take(&self, server: &Server) -> Option<Connection> {
+        let mut idle = self.idle.lock().expect("no panic while locked");
+        let index = idle.iter().rposition(|(to, _)| to == server)?;
+        idle.remove(index).map(|(_, connection)| connection)
+    }
+
+    /// Beyond the limit the one that was idle longest is closed.
+    pub fn put(&self, server: Server, connection: Connection) {
+        let mut idle = self.idle.lock().expect("no panic while locked");
+        idle.push_back((server, connection));
+        let oldest = (idle.len() > self.connections_max).then(|| idle.pop_front());
+        drop(idle);
+        drop(oldest);
     }
 }

@@ -145,7 +145,9 @@ mod tests {
         let file = nameless_file(BYTES as u64);
         let memory = Memory::map(file.as_raw_fd(), BYTES).unwrap();
         // SAFETY: one place at a time.
-        unsafe { memory.slice(7, 4) }.unwrap().copy_from_slice(b"head");
+        unsafe { memory.slice(7, 4) }
+            .unwrap()
+            .copy_from_slice(b"head");
         assert_eq!(memory.ready(), 0);
         memory.populate().unwrap();
         assert_eq!(memory.ready(), BYTES);

@@ -23,10 +23,10 @@ struct Queue {
     closed: bool,
 }
 
-#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    shelf: Shelf,
 }
 
 pub struct Pool {
@@ -36,7 +36,11 @@ pub struct Pool {
 
 impl Pool {
     pub fn start(threads: usize, silence: Duration) -> std::io::Result<Pool> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            shelf: Shelf::new(threads),
+        });
         let mut pool = Pool {
             shared: shared.clone(),
             threads: Vec::new(),
@@ -91,7 +95,6 @@ fn refuse(job: Job) {
 }
 
 fn work(shared: &Shared, silence: Duration) {
-    let mut shelf = Shelf::default();
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Some(Job {
         request,
@@ -100,7 +103,7 @@ fn work(shared: &Shared, silence: Duration) {
     }) = next(shared)
     {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            transfer(&request, &control, &mut shelf, silence, &mut buffer)
+            transfer(&request, &control, &shared.shelf, silence, &mut buffer)
         }));
         done(
             outcome

@@ -17,6 +17,8 @@ use crate::memory::Memory;
 
 /// Fits a core's second-level cache beside the kernel's own buffers.
 pub const BUFFER_BYTES: usize = 512 * 1024;
+/// Read at once while the answer's head is awaited: what comes with it is copied to its place.
+const HEAD_READ_BYTES: usize = 16 * 1024;
 
 #[derive(Clone)]
 pub struct Request {
@@ -91,7 +93,7 @@ impl Control {
 pub fn transfer(
     request: &Request,
     control: &Control,
-    shelf: &mut Shelf,
+    shelf: &Shelf,
     silence: Duration,
     buffer: &mut [u8],
 ) -> Result<(), Failure> {
@@ -122,7 +124,7 @@ fn exchange(
     head: &[u8],
     request: &Request,
     control: &Control,
-    shelf: &mut Shelf,
+    shelf: &Shelf,
     buffer: &mut [u8],
 ) -> Result<(), Step> {
     let outcome = control
@@ -171,7 +173,8 @@ fn receive(
                 "the answer's head is too long",
             )));
         }
-        let count = read_some(connection, &mut buffer[filled..]).map_err(|error| Step {
+        let end = buffer.len().min(filled + HEAD_READ_BYTES);
+        let count = read_some(connection, &mut buffer[filled..end]).map_err(|error| Step {
             failure: Failure::connection(&error),
             stale: filled == 0,
         })?;

@@ -42,6 +42,11 @@ export const config = defineConfig("weight-streamer", {
     0,
     "Shared memory made ready while the node is idle, for the next load: the size of the weights that usually come; 0: none.",
   ),
+  spareDelayMs: durationMs(
+    5_000,
+    "How long after a load memory is made ready for the next one: until then the engine that got its weights has the processors.",
+    { min: 0 },
+  ),
   diskBytesMax: bytes(
     16_384 * MIB,
     "Weights held on disk at most, where shared memory is too small; 0 turns it off.",
@@ -50,15 +55,21 @@ export const config = defineConfig("weight-streamer", {
   readerGroupId: count(10_001, "Group of the workers: it may map the segments. Used when running as root.", {
     max: 2 ** 31,
   }),
-  chunkBytes: bytes(8 * MIB, "Bytes of one request to the source.", { min: MIB, max: 256 * MIB }),
+  chunkBytes: bytes(
+    8 * MIB,
+    "Bytes of one request to the source; of a large repository up to four times as many.",
+    { min: MIB, max: 256 * MIB },
+  ),
   requestsInitial: count(16, "Requests in flight when a load begins; more while more bring more.", {
     min: 1,
     max: 256,
   }),
   requestsMax: count(64, "Requests in flight per load at most.", { min: 1, max: 256 }),
-  chunkDeadlineMs: durationMs(30_000, "One range must arrive within this; then it is asked for again.", {
-    min: 100,
-  }),
+  chunkDeadlineMs: durationMs(
+    30_000,
+    "So many bytes as chunkBytes must arrive within this, larger ranges in proportion; then they are asked for again, and fewer at once.",
+    { min: 100 },
+  ),
   chunkAttemptsMax: count(5, "Attempts for one range, the first included.", { min: 1, max: 20 }),
   strangersAllowed: flag(
     false,

@@ -42,6 +42,7 @@ await runService({
           ? undefined
           : {
               bytes: settings.spareBytes,
+              delayMs: settings.spareDelayMs,
               mover: reader.mover,
               onReady: (bytes) => context.log.info("memory ready for the next load", { bytes }),
               onFailure: (reason) => context.log.warn("no memory made ready: loads are slower", { reason }),

@@ -126,6 +126,7 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
 
   const spareOf = (mover: SpareSource["mover"]): SpareSource => ({
     bytes: spareBytes,
+    delayMs: 0,
     mover,
     onReady: () => {},
     onFailure: (reason) => {
