@@ -91,7 +91,7 @@ await runService({
       {
         weightsWanted(hint, _, { publishedAt }) {
           if (Date.now() - publishedAt <= settings.hintAgeMsMax)
-            onWeightsWanted({ cache, withdrawn, reporter }, hint);
+            onWeightsWanted({ cache, find, withdrawn, reporter }, hint);
         },
       },
     );

@@ -357,6 +357,19 @@ describe("the weight streamer", () => {
     expect(new Set(cut.runs)).toEqual(new Set([1n]));
     expect(new Set(sliced.runs).size).toBeGreaterThan(1);
   });
+  test("a hint for a group fetches every rank's own weights ahead", async () => {
+    const from = `file://${folder}/models/to-cut-ahead`;
+    await addModel({ from: "generated://llama/tiny?heads=4&keyValueHeads=4", to: openStore(from) });
+    const to = `file://${folder}/models/cut-ahead`;
+    const transformation = { scheme: null, shardBytesMax: 5e9, ranks: 2, judge: false };
+    await addTransformed({ from, to: openStore(to), transformation });
+    for (const source of [from, to])
+      await publish(bus, EVENTS.weightsWanted, { nodeId: "n1", source, ranks: 2 });
+    const held = async () =>
+      (await client.listWeights({})).weights.filter(({ complete }) => complete).map(({ source }) => source);
+    const wanted = [from, `${to}/rank-0-of-2`, `${to}/rank-1-of-2`];
+    await expect.poll(held).toEqual(expect.arrayContaining(wanted));
+  });
   test("killed in mid-load, every rank hears of it at once, and the next streamer loads anew", async () => {
     const slow = await slowSource("killed");
     const ranks = [0, 1].map((rank) => attach(slow.uri, rank, 2));
