@@ -9,6 +9,7 @@ import { startContainerd } from "../image/containerd.ts";
 import { RUN_MARK } from "../src/leftovers.ts";
 import { objectUri } from "../weights/bucket.ts";
 import { BASELINE_PROGRAM } from "./image.ts";
+import { ranksOf } from "./profile.ts";
 import { chain, type Start } from "./start.ts";
 
 export type BaselineOptions = {
@@ -87,7 +88,7 @@ mark() { echo "{\\"mark\\":\\"$1\\",\\"at\\":$(date +%s%3N)}"; }
 mark "container up"
 python3 -m awscli s3 cp ${objectUri(model, "")} ${IN_CONTAINER} --recursive --only-show-errors
 mark "downloaded"
-exec /usr/bin/node ${BASELINE_PROGRAM} ${IN_CONTAINER}
+exec /usr/bin/node ${BASELINE_PROGRAM} ${IN_CONTAINER} ${ranksOf(model)}
 `;
 
 type Mark = { mark: string; at: number; logprob?: number };

@@ -10,6 +10,7 @@ import { type ControlClient, controlClient, type Waterfall } from "@pilotlight/c
 import { type Platform, runCli, startPlatform, untilApplication } from "@pilotlight/local";
 import { type BenchBucket, modelUri } from "../weights/bucket.ts";
 import { type BenchNode, startNode } from "./node.ts";
+import { ranksOf } from "./profile.ts";
 import { ENGINE, PROMPT } from "./request.ts";
 import { chain, type Span, type Start } from "./start.ts";
 
@@ -168,14 +169,15 @@ export class Pilotlight {
 
   #application(name: string): object {
     const { image, linked } = this.#options;
+    const model = name.replace(/^bench-/, "");
     return {
       application: name,
       deployments: [
         {
           name: "model",
           image,
-          model: { source: modelUri(linked, name.replace(/^bench-/, "")), name, task: "chat" },
-          engine: { kind: "embedded", ...ENGINE },
+          model: { source: modelUri(linked, model), name, task: "chat" },
+          engine: { kind: "embedded", ...ENGINE, tensorParallel: ranksOf(model) },
           resources: { accelerators: 1, memoryMb: 64 },
           autoscaling: {
             replicasMin: 0,

@@ -20,8 +20,13 @@ export const MODELS = {
   },
   smoke: {
     "7b": "generated://llama/tiny?layers=3",
-    "70b": "generated://llama/tiny?layers=6&shardMB=1",
-    "70b-full": "generated://llama/tiny?layers=12&shardMB=1",
+    "70b": "generated://llama/tiny?layers=6&heads=4&keyValueHeads=2&shardMB=1",
+    "70b-full": "generated://llama/tiny?layers=12&heads=4&keyValueHeads=2&shardMB=1",
   },
 };
 export type ModelName = keyof typeof MODELS.full;
+
+const RANKS: Readonly<Record<ModelName, number>> = { "7b": 1, "70b": 4, "70b-full": 4 };
+
+/** Of the tensor-parallel group that loads a model, on both sides: the published runs have the 70B over four devices. */
+export const ranksOf = (model: string): number => RANKS[model as ModelName] ?? 1;
