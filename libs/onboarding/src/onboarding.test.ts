@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { type ObjectStore, openStore } from "@pilotlight/object-store";
-import { listObjects, rankView, readRepository } from "@pilotlight/weights";
+import { listObjects, readRepository } from "@pilotlight/weights";
+import { rankSlice } from "@pilotlight/weights/rank";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { addTransformed, parseScheme, QUALITY_FILE, type Transformation } from "./index.ts";
 
@@ -153,20 +154,9 @@ describe("cutting for ranks", () => {
     for (let rank = 0; rank < ranks; rank++) {
       const own = await tensorsOf(place(`cut/rank-${rank}-of-${ranks}`));
       expect([...own.keys()].sort()).toEqual([...whole.keys()].sort());
-      const view = rankView(files, { rank, ranks });
+      const sliceOf = rankSlice(files, { rank, ranks });
       for (const { name, dtype, shape, length } of weights.flatMap(({ header }) => header.tensors)) {
-        const slice = view({
-          kind: "tensor",
-          name,
-          dtype,
-          shape,
-          path: "",
-          offset: 0,
-          length,
-          runBytes: length,
-          strideBytes: length,
-          runs: 1,
-        });
+        const slice = sliceOf({ name, dtype, shape, offset: 0, length });
         const pieces = Array.from({ length: slice.runs }, (_, i) => {
           const begin = slice.offset + i * slice.strideBytes;
           return (whole.get(name) as Buffer).subarray(begin, begin + slice.runBytes);

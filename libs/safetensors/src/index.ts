@@ -23,6 +23,7 @@ export {
 export {
   type DecoderHeads,
   decoderSplit,
+  expertSlice,
   type Rank,
   type Split,
   sliceDimension,

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { TensorEntry } from "./header.ts";
-import { decoderSplit, sliceDimension, sliceForRank, type TensorSlice } from "./slices.ts";
+import { decoderSplit, expertSlice, sliceDimension, sliceForRank, type TensorSlice } from "./slices.ts";
 
 const tensor = (shape: number[], dtype: TensorEntry["dtype"] = "U8"): TensorEntry => {
   return { name: "t", dtype, shape, offset: 100, length: shape.reduce((a, b) => a * b, 1) };
@@ -70,5 +70,46 @@ describe("slices", () => {
     expect(split("block_sparse_moe.experts.5.w2.weight")).toEqual({ kind: "split", dim: 1 });
     expect(split("input_layernorm.weight")).toEqual({ kind: "replicate" });
     expect(decoderSplit("model.embed_tokens.weight", heads)).toEqual({ kind: "split", dim: 0 });
+  });
+});
+
+describe("experts", () => {
+  const whole = (name: string, shape: number[]) => ({ ...tensor(shape), name });
+  const ranks = 3;
+  const owners = (name: string, experts: number) =>
+    Array.from({ length: ranks }, (_, rank) => rank).filter(
+      (rank) => expertSlice(whole(name, [4, 2]), experts, { rank, ranks }) !== null,
+    );
+
+  test("each has one rank, which gets it whole; ranks have neighbours, as many as the others", () => {
+    const found = Array.from({ length: 8 }, (_, i) => owners(`model.layers.0.mlp.experts.${i}.w1.weight`, 8));
+    expect(found).toEqual([[0], [0], [0], [1], [1], [1], [2], [2]]);
+    const own = expertSlice(whole("experts.7.w2.weight", [4, 2]), 8, { rank: 2, ranks });
+    expect(own).toMatchObject({ shape: [4, 2], runs: 1 });
+  });
+  test("of all in one tensor each rank gets its own, in one piece, and none where there are fewer than ranks", () => {
+    const fused = whole("model.layers.0.mlp.experts.gate_up_proj", [8, 2, 3]);
+    const slices = [0, 1, 2].map((rank) => expertSlice(fused, 8, { rank, ranks }));
+    expect(slices.map((slice) => slice?.shape)).toEqual([
+      [3, 2, 3],
+      [3, 2, 3],
+      [2, 2, 3],
+    ]);
+    expect(slices.reduce((sum, slice) => sum + (slice?.length ?? 0), 0)).toBe(fused.length);
+    expect(slices.every((slice) => slice?.runs === 1)).toBe(true);
+    expect(expertSlice(whole("experts.down_proj", [2, 2]), 2, { rank: 2, ranks })).toBeNull();
+  });
+  test("shared experts and routers are none; what does not fit their number is refused", () => {
+    for (const name of [
+      "mlp.shared_experts.up_proj.weight",
+      "mlp.shared_expert.up_proj.weight",
+      "mlp.gate.weight",
+    ]) {
+      expect(expertSlice(whole(name, [4, 2]), 8, { rank: 0, ranks }), name).toBeUndefined();
+    }
+    expect(() => expertSlice(whole("experts.8.w1.weight", [4, 2]), 8, { rank: 0, ranks })).toThrow(
+      "expert 8 of 8",
+    );
+    expect(() => expertSlice(whole("experts.up_proj", [4, 2]), 8, { rank: 0, ranks })).toThrow("8 experts");
   });
 });

@@ -86,7 +86,7 @@ export type DecoderHeads = { attentionHeads: number; keyValueHeads: number };
 /**
  * The usual tensor-parallel division of a Llama-shaped decoder (Megatron's): query, key, value, gate and up by rows,
  * output and down projections by columns, embeddings and head by vocabulary, norms everywhere. Experts are divided
- * like the dense layer.
+ * like the dense layer; `expertSlice` gives them whole instead.
  */
 export function decoderSplit(name: string, heads: DecoderHeads): Split {
   const part = /([a-z0-9_]+)\.(weight|bias)$/.exec(name);
@@ -113,6 +113,40 @@ export function decoderSplit(name: string, heads: DecoderHeads): Split {
     default:
       return { kind: "replicate" };
   }
+}
+
+/** `…experts.7.w1.weight`: one expert's own tensor. */
+const ONE_EXPERT = /(?:^|\.)experts\.(\d+)\./;
+/** `…experts.gate_up_proj`: all experts in one tensor, along its first dimension. */
+const ALL_EXPERTS = /(?:^|\.)experts\.[A-Za-z_]/;
+
+/**
+ * What of a routed expert's tensor an expert-parallel rank needs: its own experts' whole, nothing (null) of others. Undefined for a
+ * tensor of no routed expert. Throws invalidArgument for a tensor that does not fit the number of experts.
+ */
+export function expertSlice(
+  tensor: TensorEntry,
+  experts: number,
+  group: Rank,
+): TensorSlice | null | undefined {
+  const { first, count } = expertsOf(experts, group);
+  const one = ONE_EXPERT.exec(tensor.name)?.[1];
+  if (one !== undefined) {
+    if (Number(one) >= experts) throw indivisible(tensor, `expert ${one} of ${experts} does not exist`);
+    const own = Number(one) >= first && Number(one) < first + count;
+    return own ? sliceForRank(tensor, { kind: "replicate" }, group) : null;
+  }
+  if (!ALL_EXPERTS.test(tensor.name)) return undefined;
+  if (tensor.shape[0] !== experts) {
+    throw indivisible(tensor, `its first dimension, ${tensor.shape[0]}, is not the ${experts} experts`);
+  }
+  return count === 0 ? null : sliceDimension(tensor, 0, first, count);
+}
+
+/** Neighbouring experts to each rank, as many as to the others; the first ranks have one more where it does not come out even. */
+function expertsOf(experts: number, { rank, ranks }: Rank): { first: number; count: number } {
+  const [each, more] = [Math.floor(experts / ranks), experts % ranks];
+  return { first: rank * each + Math.min(rank, more), count: each + (rank < more ? 1 : 0) };
 }
 
 function indivisible(tensor: TensorEntry, why: string): PlatformError {

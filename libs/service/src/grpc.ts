@@ -198,6 +198,8 @@ function handlerOf(method: DescMethod, handler: unknown): UntypedHandleCall {
 
 function drained(call: ServerDuplexStream<unknown, unknown>, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
+    // An ended call never drains.
+    if (signal.aborted) return resolve();
     const done = () => {
       call.off("drain", done);
       signal.removeEventListener("abort", done);

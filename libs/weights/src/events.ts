@@ -1,5 +1,5 @@
 // What a load tells those who wait for it, in this order: opened, then tensors and progress, then complete.
-import type { Dtype } from "@pilotlight/safetensors";
+import type { Dtype, TensorEntry } from "@pilotlight/safetensors";
 
 /**
  * A tensor whose bytes are complete and checked: map `path` and take `runs` pieces of `runBytes`, the first at `offset`,
@@ -25,7 +25,10 @@ export type WeightsEvent =
       /** config.json, tokenizer.json and the like, by name. */
       files: ReadonlyMap<string, Uint8Array>;
       bytesTotal: number;
-      tensorsTotal: number;
+      /** Those to come as the source has them, file by file, front to back. */
+      tensors: readonly TensorEntry[];
+      /** Free-form strings of the headers; of several files' equal keys the last. */
+      metadata: ReadonlyMap<string, string>;
       /** True when the node had everything already. */
       cached: boolean;
     }

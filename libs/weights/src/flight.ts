@@ -13,9 +13,10 @@ import { type Chunk, chunkBytesFor, cutIntoChunks, TensorTracker } from "./chunk
 import { Deadline } from "./deadline.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
 import { type Contender, HedgePolicy, hedged } from "./hedge.ts";
+import { chunksOf, isOrderOf, orderedTensors } from "./order.ts";
 import type { RangeReader, Scratch, Segment, SegmentSet } from "./ports.ts";
 import { type Relay, RelayQueue } from "./relay.ts";
-import type { Repository, WeightFile } from "./repository.ts";
+import { metadataOf, type Repository, tensorsOf, type WeightFile } from "./repository.ts";
 import { arrived, refused, startWindow, type Window } from "./window.ts";
 
 export type FlightLimits = {
@@ -43,6 +44,10 @@ export type FlightParts = {
   readRange: RangeReader;
   /** Other nodes with the same weights; absent: the source alone is asked. */
   relay?: Relay | undefined;
+  /** Fetched first, as `prefer` has it; what nothing answers to is left to whoever asked. */
+  order?: readonly string[] | undefined;
+  /** What of a tensor is in the segments, where that is not the file's own bytes; absent: just these. */
+  stored?: ((tensor: TensorEntry) => TensorEntry) | undefined;
   /** Milliseconds that only go forward. */
   now: () => number;
 };
@@ -74,6 +79,7 @@ export class Flight {
   #state: State = { kind: "flying" };
   readonly #hedging = new HedgePolicy();
   readonly #arrived: Set<number>[];
+  readonly #queue: RelayQueue;
   #window: Window;
   #bytesDone = 0;
   #bytesFromPeers = 0;
@@ -90,7 +96,11 @@ export class Flight {
     const { requestsInitial, requestsMax, chunkBytes, chunkDeadlineMs } = parts.limits;
     this.#chunkBytes = chunkBytesFor(parts.repository.bytesTotal, chunkBytes);
     this.#chunkDeadlineMs = chunkDeadlineMs * (this.#chunkBytes / chunkBytes);
+    const fileBytes = parts.repository.weights.map(({ bytes }) => bytes);
+    this.#queue = new RelayQueue(parts.relay?.nodeId ?? "", cutIntoChunks(fileBytes, this.#chunkBytes));
     this.#window = startWindow({ initial: requestsInitial, max: requestsMax });
+    if (parts.order !== undefined && isOrderOf(tensorsOf(parts.repository), parts.order))
+      this.prefer(parts.order);
     this.done = this.#fly();
   }
 
@@ -163,6 +173,15 @@ export class Flight {
     return true;
   }
 
+  /**
+   * Fetches these tensors next (see `orderedTensors`), after what was preferred before. Throws invalidArgument for a name that the
+   * repository has not got.
+   */
+  prefer(order: readonly string[]): void {
+    const wanted = orderedTensors(tensorsOf(this.repository), order);
+    this.#queue.prefer(chunksOf(wanted, this.#queue.chunks, this.#chunkBytes));
+  }
+
   cancel(): void {
     this.#stop.abort(new PlatformError("cancelled", "nobody waits for these weights any more"));
   }
@@ -172,9 +191,11 @@ export class Flight {
    * started the flight. Throws the flight's failure.
    */
   async *events(own: boolean, signal: AbortSignal): AsyncGenerator<WeightsEvent> {
-    const { bytesTotal, tensorsTotal, files } = this.repository;
+    const { bytesTotal, files } = this.repository;
     const startedAt = this.#parts.now();
-    yield { kind: "opened", files, bytesTotal, tensorsTotal, cached: this.landed };
+    const tensors = tensorsOf(this.repository).map(({ tensor }) => tensor);
+    const metadata = metadataOf(this.repository);
+    yield { kind: "opened", files, bytesTotal, tensors, metadata, cached: this.landed };
     const wake = (): void => this.#bell.ring();
     signal.addEventListener("abort", wake, { once: true });
     try {
@@ -233,16 +254,11 @@ export class Flight {
     const { weights } = this.repository;
     const { relay } = this.#parts;
     const trackers = weights.map(({ header }) => new TensorTracker(header.tensors));
-    const chunks = cutIntoChunks(
-      weights.map(({ bytes }) => bytes),
-      this.#chunkBytes,
-    );
-    const queue = new RelayQueue(relay?.nodeId ?? "", chunks);
     const readers = new Set<Promise<void>>();
     const read = async (reader: number): Promise<void> => {
       // Readers beyond the window end after their range; when it has grown, new ones are started.
       while (reader < this.#window.size && !this.#stop.signal.aborted) {
-        const next = queue.next(reader, relay?.peers() ?? NO_PEERS);
+        const next = this.#queue.next(reader, relay?.peers() ?? NO_PEERS);
         if (next === undefined) return;
         await this.#fetch(next.chunk, next.route);
         this.#announce(next.chunk, trackers[next.chunk.file] as TensorTracker);
@@ -369,8 +385,8 @@ export class Flight {
   #tensorReady(index: number): TensorReady {
     const { file, tensor } = this.#tensors[index] as { file: number; tensor: TensorEntry };
     const { path, base } = this.segments.segments[file] as Segment;
-    const { name, dtype, shape, length } = tensor;
-    const offset = base + tensor.offset;
+    const { name, dtype, shape, length, offset: at } = this.#parts.stored?.(tensor) ?? tensor;
+    const offset = base + at;
     return {
       kind: "tensor",
       name,

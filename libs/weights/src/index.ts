@@ -1,12 +1,16 @@
 // A load of a safetensors repository, from the store to tensors that can be mapped. The weight streamer keeps and shares
 // what is loaded; the command line loads once.
+
+export { ConvertedLayout } from "./converted.ts";
 export type { WeightsEvent } from "./events.ts";
 export { Flight, type FlightLimits, type FlightStats } from "./flight.ts";
+export { parseTarget, type TargetDtype } from "./floats.ts";
 export { type OpenedReader, openRangeReader } from "./open-range-reader.ts";
+export { orderedNames, Sequence } from "./order.ts";
 export { createPeerReader, NODE_HEADER, peerPath } from "./peer-reader.ts";
 export type { RangeReader, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 export { readRange } from "./range-reader.ts";
-export { type Group, rankView } from "./rank.ts";
+export { type Group, type RankView, rankView } from "./rank.ts";
 export type { Relay } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
 export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";

@@ -49,8 +49,9 @@ export type SegmentMaker = {
    * place until it returns false. Throws resourceExhausted when they fit nowhere.
    */
   create(
-    repository: Repository,
-    store: ObjectStore,
+    repository: Pick<Repository, "weights" | "bytesTotal">,
+    /** Where files may be mapped where they lie; undefined: their bytes will be others. */
+    store: ObjectStore | undefined,
     evict: (place: "memory" | "disk") => boolean,
   ): Promise<SegmentSet>;
   /**

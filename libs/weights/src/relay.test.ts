@@ -53,6 +53,18 @@ describe("the relay", () => {
       given.slice(0, 500).every(({ route, reader }) => (route.length === 0) === (reader % 2 === 0)),
     ).toBe(true);
   });
+  test("what is preferred comes first, in its order, earlier wishes before later ones", () => {
+    const queue = new RelayQueue("a", chunks);
+    const [gone, ...rest] = chunks;
+    expect(queue.next(0, [])?.chunk).toBe(gone);
+    const [first, second] = [rest.slice(100, 103).reverse(), [...rest.slice(99, 101), gone!]];
+    queue.prefer(first);
+    queue.prefer(second);
+    const order = rest.map((_, i) => queue.next(i, [])?.chunk);
+    expect(order.slice(0, 4)).toEqual([...first, rest[99]]);
+    expect(order.slice(4)).toEqual(rest.filter((chunk) => !order.slice(0, 4).includes(chunk)));
+    expect(queue.next(0, [])).toBeUndefined();
+  });
   test("without peers ranges come in file order", () => {
     const queue = new RelayQueue("a", chunks);
     const order = chunks.map((_, i) => queue.next(i, [])?.chunk);

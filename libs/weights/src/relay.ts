@@ -77,13 +77,15 @@ export function relayRoute(owner: string, peers: readonly Peer[], turn: number):
 }
 
 /**
- * A flight's ranges in file order, given out so that a node's own come early: half of the readers take those first, because
- * others wait for them, half take what the others fetch.
+ * A flight's ranges in file order, or in that of those who asked for one, given out so that a node's own come early: half of the
+ * readers take those first, because others wait for them, half take what the others fetch.
  */
 export class RelayQueue {
   readonly #self: string;
   readonly #chunks: readonly Chunk[];
-  readonly #left: Set<Chunk>;
+  #left: Set<Chunk>;
+  /** Wanted before all others, in this order. */
+  readonly #preferred = new Set<Chunk>();
   #peers: readonly Peer[] = [];
   #owners = new Map<Chunk, string>();
   #own = new Set<Chunk>();
@@ -93,6 +95,18 @@ export class RelayQueue {
     this.#self = self;
     this.#chunks = [...chunks];
     this.#left = new Set(this.#chunks);
+  }
+
+  get chunks(): readonly Chunk[] {
+    return this.#chunks;
+  }
+
+  /** These come next, after those that were preferred before them. */
+  prefer(chunks: readonly Chunk[]): void {
+    for (const chunk of chunks) this.#preferred.add(chunk);
+    const order = [...this.#preferred, ...this.#chunks];
+    this.#left = new Set(order.filter((chunk) => this.#left.has(chunk)));
+    this.#own = new Set([...this.#left].filter((chunk) => this.#own.has(chunk)));
   }
 
   /** The next range for a reader, with where to try it first; undefined when all were given out. */

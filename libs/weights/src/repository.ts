@@ -15,6 +15,7 @@ import {
   parseIndex,
   type SafetensorsHeader,
   SINGLE_FILE,
+  type TensorEntry,
   type WeightFiles,
 } from "@pilotlight/safetensors";
 
@@ -23,7 +24,8 @@ const MiB = 1024 * 1024;
 const FIRST_READ_BYTES = 256 * 1024;
 const JSON_BYTES_MAX = 64 * MiB;
 const SMALL_FILE_BYTES_MAX = 64 * MiB;
-const SMALL_FILES_BYTES_MAX = 128 * MiB;
+/** They travel in one message of gRPC (96 MiB at most), with the tensors' names. */
+const SMALL_FILES_BYTES_MAX = 80 * MiB;
 const HEADERS_AT_ONCE = 8;
 /** What engines read beside the weights. */
 const SMALL_FILE = /\.(json|jinja|txt|model|tiktoken)$/;
@@ -79,6 +81,16 @@ export async function listObjects(store: ObjectStore, signal: AbortSignal): Prom
     }
   }
   return objects;
+}
+
+/** All tensors, file by file, front to back. */
+export function tensorsOf({ weights }: Pick<Repository, "weights">): { file: number; tensor: TensorEntry }[] {
+  return weights.flatMap(({ header }, file) => header.tensors.map((tensor) => ({ file, tensor })));
+}
+
+/** The free-form strings of the headers; of several files' equal keys the last. */
+export function metadataOf({ weights }: Pick<Repository, "weights">): Map<string, string> {
+  return new Map(weights.flatMap(({ header }) => [...header.metadata]));
 }
 
 /** Changes whenever an object of the repository does. */

@@ -89,11 +89,11 @@ class SegmentFiles implements SegmentMaker {
   }
 
   async create(
-    repository: Repository,
-    store: ObjectStore,
+    repository: Pick<Repository, "weights" | "bytesTotal">,
+    store: ObjectStore | undefined,
     evict: (place: "memory" | "disk") => boolean,
   ): Promise<SegmentSet> {
-    const linked = await this.#linkSources(repository.weights, store);
+    const linked = store === undefined ? undefined : await this.#linkSources(repository.weights, store);
     if (linked !== undefined) return linked;
     // Its room is part of what is made now.
     const spare = this.#giveUpSpare(() => this.#spare?.take(repository.bytesTotal));

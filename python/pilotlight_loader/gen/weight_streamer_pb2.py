@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15weight_streamer.proto\x12\x11pilotlight.api.v1\"U\n\x12LoadWeightsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\r\n\x05ranks\x18\x04 \x01(\r\"\xf1\x01\n\x13LoadWeightsResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .pilotlight.api.v1.WeightsOpenedH\x00\x12\x30\n\x06tensor\x18\x02 \x01(\x0b\x32\x1e.pilotlight.api.v1.TensorReadyH\x00\x12\x33\n\x08progress\x18\x03 \x01(\x0b\x32\x1f.pilotlight.api.v1.LoadProgressH\x00\x12\x36\n\x08\x63omplete\x18\x04 \x01(\x0b\x32\".pilotlight.api.v1.WeightsCompleteH\x00\x42\x07\n\x05\x65vent\"\xb5\x01\n\rWeightsOpened\x12:\n\x05\x66iles\x18\x01 \x03(\x0b\x32+.pilotlight.api.v1.WeightsOpened.FilesEntry\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rtensors_total\x18\x03 \x01(\r\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x9e\x01\n\x0bTensorReady\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06length\x18\x06 \x01(\x04\x12\x11\n\trun_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cstride_bytes\x18\x08 \x01(\x04\x12\x0c\n\x04runs\x18\t \x01(\x04\"Q\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x04\"=\n\x0fWeightsComplete\x12\x15\n\rbytes_fetched\x18\x01 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\r\"\x14\n\x12ListWeightsRequest\"m\n\x13ListWeightsResponse\x12/\n\x07weights\x18\x01 \x03(\x0b\x32\x1e.pilotlight.api.v1.HeldWeights\x12\x12\n\nbytes_used\x18\x02 \x01(\x04\x12\x11\n\tbytes_max\x18\x03 \x01(\x04\"L\n\x0bHeldWeights\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04pins\x18\x03 \x01(\r\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x32\xd5\x01\n\x15WeightStreamerService\x12^\n\x0bLoadWeights\x12%.pilotlight.api.v1.LoadWeightsRequest\x1a&.pilotlight.api.v1.LoadWeightsResponse0\x01\x12\\\n\x0bListWeights\x12%.pilotlight.api.v1.ListWeightsRequest\x1a&.pilotlight.api.v1.ListWeightsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15weight_streamer.proto\x12\x11pilotlight.api.v1\"\x9e\x01\n\x12LoadWeightsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\r\n\x05ranks\x18\x04 \x01(\r\x12\r\n\x05order\x18\x05 \x03(\t\x12\x10\n\x08in_order\x18\x06 \x01(\x08\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x17\n\x0f\x65xpert_parallel\x18\x08 \x01(\x08\"\xf1\x01\n\x13LoadWeightsResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .pilotlight.api.v1.WeightsOpenedH\x00\x12\x30\n\x06tensor\x18\x02 \x01(\x0b\x32\x1e.pilotlight.api.v1.TensorReadyH\x00\x12\x33\n\x08progress\x18\x03 \x01(\x0b\x32\x1f.pilotlight.api.v1.LoadProgressH\x00\x12\x36\n\x08\x63omplete\x18\x04 \x01(\x0b\x32\".pilotlight.api.v1.WeightsCompleteH\x00\x42\x07\n\x05\x65vent\"\xbe\x02\n\rWeightsOpened\x12:\n\x05\x66iles\x18\x01 \x03(\x0b\x32+.pilotlight.api.v1.WeightsOpened.FilesEntry\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rtensors_total\x18\x03 \x01(\r\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x08\x12\x14\n\x0ctensor_names\x18\x05 \x03(\t\x12@\n\x08metadata\x18\x06 \x03(\x0b\x32..pilotlight.api.v1.WeightsOpened.MetadataEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9e\x01\n\x0bTensorReady\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06length\x18\x06 \x01(\x04\x12\x11\n\trun_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cstride_bytes\x18\x08 \x01(\x04\x12\x0c\n\x04runs\x18\t \x01(\x04\"}\n\x0cLoadProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x04\x12\x19\n\x0ctime_left_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_time_left_ms\"=\n\x0fWeightsComplete\x12\x15\n\rbytes_fetched\x18\x01 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x02 \x01(\r\"\x14\n\x12ListWeightsRequest\"m\n\x13ListWeightsResponse\x12/\n\x07weights\x18\x01 \x03(\x0b\x32\x1e.pilotlight.api.v1.HeldWeights\x12\x12\n\nbytes_used\x18\x02 \x01(\x04\x12\x11\n\tbytes_max\x18\x03 \x01(\x04\"[\n\x0bHeldWeights\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04pins\x18\x03 \x01(\r\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\r\n\x05\x64type\x18\x05 \x01(\t2\xd5\x01\n\x15WeightStreamerService\x12^\n\x0bLoadWeights\x12%.pilotlight.api.v1.LoadWeightsRequest\x1a&.pilotlight.api.v1.LoadWeightsResponse0\x01\x12\\\n\x0bListWeights\x12%.pilotlight.api.v1.ListWeightsRequest\x1a&.pilotlight.api.v1.ListWeightsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WEIGHTSOPENED_FILESENTRY']._loaded_options = None
   _globals['_WEIGHTSOPENED_FILESENTRY']._serialized_options = b'8\001'
-  _globals['_LOADWEIGHTSREQUEST']._serialized_start=44
-  _globals['_LOADWEIGHTSREQUEST']._serialized_end=129
-  _globals['_LOADWEIGHTSRESPONSE']._serialized_start=132
-  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=373
-  _globals['_WEIGHTSOPENED']._serialized_start=376
-  _globals['_WEIGHTSOPENED']._serialized_end=557
-  _globals['_WEIGHTSOPENED_FILESENTRY']._serialized_start=513
-  _globals['_WEIGHTSOPENED_FILESENTRY']._serialized_end=557
-  _globals['_TENSORREADY']._serialized_start=560
-  _globals['_TENSORREADY']._serialized_end=718
-  _globals['_LOADPROGRESS']._serialized_start=720
-  _globals['_LOADPROGRESS']._serialized_end=801
-  _globals['_WEIGHTSCOMPLETE']._serialized_start=803
-  _globals['_WEIGHTSCOMPLETE']._serialized_end=864
-  _globals['_LISTWEIGHTSREQUEST']._serialized_start=866
-  _globals['_LISTWEIGHTSREQUEST']._serialized_end=886
-  _globals['_LISTWEIGHTSRESPONSE']._serialized_start=888
-  _globals['_LISTWEIGHTSRESPONSE']._serialized_end=997
-  _globals['_HELDWEIGHTS']._serialized_start=999
-  _globals['_HELDWEIGHTS']._serialized_end=1075
-  _globals['_WEIGHTSTREAMERSERVICE']._serialized_start=1078
-  _globals['_WEIGHTSTREAMERSERVICE']._serialized_end=1291
+  _globals['_WEIGHTSOPENED_METADATAENTRY']._loaded_options = None
+  _globals['_WEIGHTSOPENED_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_LOADWEIGHTSREQUEST']._serialized_start=45
+  _globals['_LOADWEIGHTSREQUEST']._serialized_end=203
+  _globals['_LOADWEIGHTSRESPONSE']._serialized_start=206
+  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=447
+  _globals['_WEIGHTSOPENED']._serialized_start=450
+  _globals['_WEIGHTSOPENED']._serialized_end=768
+  _globals['_WEIGHTSOPENED_FILESENTRY']._serialized_start=675
+  _globals['_WEIGHTSOPENED_FILESENTRY']._serialized_end=719
+  _globals['_WEIGHTSOPENED_METADATAENTRY']._serialized_start=721
+  _globals['_WEIGHTSOPENED_METADATAENTRY']._serialized_end=768
+  _globals['_TENSORREADY']._serialized_start=771
+  _globals['_TENSORREADY']._serialized_end=929
+  _globals['_LOADPROGRESS']._serialized_start=931
+  _globals['_LOADPROGRESS']._serialized_end=1056
+  _globals['_WEIGHTSCOMPLETE']._serialized_start=1058
+  _globals['_WEIGHTSCOMPLETE']._serialized_end=1119
+  _globals['_LISTWEIGHTSREQUEST']._serialized_start=1121
+  _globals['_LISTWEIGHTSREQUEST']._serialized_end=1141
+  _globals['_LISTWEIGHTSRESPONSE']._serialized_start=1143
+  _globals['_LISTWEIGHTSRESPONSE']._serialized_end=1252
+  _globals['_HELDWEIGHTS']._serialized_start=1254
+  _globals['_HELDWEIGHTS']._serialized_end=1345
+  _globals['_WEIGHTSTREAMERSERVICE']._serialized_start=1348
+  _globals['_WEIGHTSTREAMERSERVICE']._serialized_end=1561
 # @@protoc_insertion_point(module_scope)

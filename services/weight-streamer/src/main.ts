@@ -101,7 +101,9 @@ await runService({
         loadWeights: (request, call) => loadWeights(cache, request, call, { admit, find, reporter }),
         async listWeights() {
           const { bytesUsed, bytesMax } = cache.usage();
-          const weights = cache.held().map((held) => ({ ...held, bytes: BigInt(held.bytes) }));
+          const weights = cache
+            .held()
+            .map(({ bytes, dtype = "", ...held }) => ({ ...held, dtype, bytes: BigInt(bytes) }));
           return { weights, bytesUsed: BigInt(bytesUsed), bytesMax: BigInt(bytesMax) };
         },
       }),

@@ -35,7 +35,7 @@ export function createReporter(bus: Bus, nodeId: string): LoadReporter {
         log.info("loading weights", {
           source,
           bytesTotal: event.bytesTotal,
-          tensors: event.tensorsTotal,
+          tensors: event.tensors.length,
           cached: event.cached,
         });
       } else if (event.kind === "progress") {

@@ -184,7 +184,7 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
       const lease = makeCache().load(source());
       const events = await drain(lease);
       const [opened] = events;
-      expect(opened).toMatchObject({ kind: "opened", tensorsTotal: 48, cached: false });
+      expect(opened).toMatchObject({ kind: "opened", tensors: { length: 48 }, cached: false });
       expect(opened?.kind === "opened" && [...opened.files.keys()]).toContain("tokenizer.json");
       await expectRightBytes(events);
       expect(completeOf(events)).toMatchObject({
@@ -246,6 +246,71 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
       },
       S3_START_TIMEOUT_MS,
     );
+    test("what an engine wants first is fetched first", async () => {
+      const limits = ONE_BY_ONE;
+      const order = ["model.norm.weight", "model.layers.4."];
+      const lease = makeCache({}, { limits }).load(source(), { order });
+      const events = await drain(lease);
+      await expectRightBytes(events);
+      const names = tensorsOf(events).map(({ name }) => name);
+      expect(names.indexOf("model.norm.weight")).toBeLessThan(
+        names.indexOf("model.layers.0.mlp.up_proj.weight"),
+      );
+      const ranges = weightReads().filter(({ range }) => range !== "bytes=0-262143");
+      expect(ranges[0]?.file).toContain("00003-of-00003");
+      expect(ranges.at(-1)?.file).not.toContain("00003-of-00003");
+      lease.release();
+      const wrong = (caches[0] as { cache: WeightCache }).cache.load(source(), {
+        order: ["model.layers.9."],
+      });
+      await expect(drain(wrong)).rejects.toMatchObject({ code: "invalidArgument", field: "order" });
+      wrong.release();
+    });
+    test("floats arrive converted, wherever ranges and elements begin; what is held plain stays plain", async () => {
+      const values = await writeOddFloats(repository);
+      const cache = makeCache();
+      const [plain, narrow] = [cache.load(source()), cache.load(source(), { dtype: "BF16" })];
+      const [same, converted] = await Promise.all([drain(plain), drain(narrow)]);
+      expect(
+        tensorsOf(same)
+          .map(({ dtype }) => dtype)
+          .sort(),
+      ).toEqual(["F32", "I64", "U8"]);
+      const [pad, floats, counts] = tensorsOf(converted).sort((a, b) => a.offset - b.offset) as [
+        TensorReady,
+        TensorReady,
+        TensorReady,
+      ];
+      const bytesOf = ({ path, offset, length }: TensorReady) =>
+        readFileSync(path).subarray(offset, offset + length);
+      expect([pad.dtype, floats.dtype, counts.dtype]).toEqual(["U8", "BF16", "I64"]);
+      expect(bytesOf(pad)).toEqual(Buffer.from([1, 2, 3]));
+      expect(bytesOf(counts).readBigInt64LE(0)).toBe(77n);
+      const got = new Uint16Array(new Uint8Array(bytesOf(floats)).buffer);
+      expect(got.length).toBe(values.length);
+      const wrong = values.findIndex(
+        (value, i) => got[i] !== (new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0) >>> 16,
+      );
+      expect(wrong).toBe(-1);
+      expect(cache.held()).toMatchObject([{ dtype: undefined }, { dtype: "BF16" }]);
+      const [whole, half] = cache.held();
+      expect(half?.bytes).toBeLessThan((whole?.bytes ?? 0) * 0.51);
+      for (const lease of [plain, narrow]) lease.release();
+      const again = cache.load(source(), { dtype: "BF16" });
+      expect((await drain(again))[0]).toMatchObject({ cached: true });
+      again.release();
+    });
+    test("a quantised model is not converted: its scales belong to its numbers", async () => {
+      const config = JSON.parse(await readFile(join(repository, "config.json"), "utf8"));
+      await writeFile(
+        join(repository, "config.json"),
+        JSON.stringify({ ...config, quantization_config: { bits: 4 } }),
+      );
+      const lease = makeCache().load(source(), { dtype: "F16" });
+      await expect(drain(lease)).rejects.toMatchObject({ code: "preconditionFailed", field: "dtype" });
+      lease.release();
+      expect(segmentNames()).toEqual([]);
+    });
     test("a prefetched model is there without a pin", async () => {
       const cache = makeCache();
       await cache.prefetch(source());
@@ -344,6 +409,32 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
         events[0]?.kind === "opened" && Buffer.from(events[0].files.get("config.json") ?? []).toString(),
       ).toBe("{}");
       expect(cache.held()).toHaveLength(1);
+    });
+    test("weights that were given up while their source was asked are loaded again", async () => {
+      handle = (request, response, file) => serveFile(request, response, file.replace(/\/(one|two)\//, "/"));
+      const [one, two] = [`${source()}one`, `${source()}two`];
+      const cache = makeCache({
+        memory: { directory: places().memory, bytesMax: 20 * MiB },
+        disk: { directory: places().disk, bytesMax: 0 },
+      });
+      await cache.prefetch(one);
+      const asked = Promise.withResolvers<void>();
+      const answer = Promise.withResolvers<void>();
+      handle = (request, response, file) => {
+        const serve = () => serveFile(request, response, file.replace(/\/(one|two)\//, "/"));
+        if (!file.includes("/one/")) return serve();
+        asked.resolve();
+        void answer.promise.then(serve);
+      };
+      const lease = cache.load(one);
+      const events = drain(lease);
+      await asked.promise;
+      await cache.prefetch(two);
+      expect(cache.held()).toMatchObject([{ source: two }]);
+      answer.resolve();
+      await expectRightBytes(await events);
+      expect(cache.held()).toMatchObject([{ source: one, pins: 1 }]);
+      lease.release();
     });
     test("held weights are served when the source cannot be asked", async () => {
       const cache = makeCache();
@@ -473,6 +564,38 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
     });
   });
 });
+
+const ONE_BY_ONE = {
+  chunkBytes: 4 * MiB,
+  requestsInitial: 1,
+  requestsMax: 1,
+  chunkDeadlineMs: 5000,
+  chunkAttemptsMax: 3,
+};
+
+/** A repository of one file whose 32-bit floats begin off their width, so that ranges end inside them. */
+async function writeOddFloats(folder: string): Promise<Float32Array> {
+  const values = Float32Array.from({ length: 3_000_000 }, (_, i) => (i % 251) - 125);
+  const end = 3 + values.byteLength;
+  const header = JSON.stringify({
+    pad: { dtype: "U8", shape: [3], data_offsets: [0, 3] },
+    floats: { dtype: "F32", shape: [values.length], data_offsets: [3, end] },
+    counts: { dtype: "I64", shape: [1], data_offsets: [end, end + 8] },
+  });
+  const head = Buffer.alloc(8 + Math.ceil(header.length / 8) * 8, " ");
+  head.writeBigUInt64LE(BigInt(head.byteLength - 8));
+  head.write(header, 8);
+  const counts = Buffer.alloc(8);
+  counts.writeBigInt64LE(77n);
+  await rm(folder, { recursive: true });
+  await mkdir(folder);
+  await writeFile(join(folder, "config.json"), "{}");
+  await writeFile(
+    join(folder, "model.safetensors"),
+    Buffer.concat([head, Buffer.from([1, 2, 3]), Buffer.from(values.buffer), counts]),
+  );
+  return values;
+}
 
 async function overwrite(path: string, offset: number, text: string): Promise<void> {
   const bytes = await readFile(path);

@@ -5,20 +5,25 @@
 //       they are (a bucket's outage stops no replica that the node can start by itself).
 //   C4. Weights that nobody uses are copied to disk while there is room, so that giving up their memory costs a slower start,
 //       not a second fetch. A copy holds what was checked before.
+//   C5. Weights that are converted on the way are weights of their own: fetched, held and given up beside the plain ones, and never
+//       offered to other nodes, which know files by what the source has.
 //   C3. A lease pins its weights: they are not removed before it is released. The last lease on an unfinished flight
 //       cancels it when released.
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectInfo, ObjectStore } from "@pilotlight/object-store";
 import {
+  ConvertedLayout,
   Flight,
   type FlightLimits,
   fingerprint,
   listObjects,
   type RangeReader,
   type Relay,
+  type Repository,
   readRepository,
   type SegmentMaker,
   type SegmentSet,
+  type TargetDtype,
   type WeightsEvent,
 } from "@pilotlight/weights";
 
@@ -36,6 +41,14 @@ export type WeightCacheOptions = {
   now: () => number;
 };
 
+/** How weights are wanted. */
+export type LoadWish = {
+  /** Fetched first: names, or beginnings of names that end in a dot. */
+  order?: readonly string[];
+  /** Floats are converted to it on the way. */
+  dtype?: TargetDtype | undefined;
+};
+
 /** A replica's hold on weights. */
 export type Lease = {
   /** From the beginning, once. Throws the load's failure. */
@@ -44,13 +57,25 @@ export type Lease = {
   release(): void;
 };
 
-export type HeldWeights = { source: string; bytes: number; pins: number; complete: boolean };
+export type HeldWeights = {
+  source: string;
+  dtype: TargetDtype | undefined;
+  bytes: number;
+  pins: number;
+  complete: boolean;
+};
 
 /** A range that another node may read: the file it lies in, where the weights begin there, and how long they are. */
 export type SharedRange = { path: string; base: number; bytes: number };
 
-type Entry = {
-  source: string;
+/** What is looked for: a source, in its own dtypes or converted. */
+type Wanted = { source: string; dtype: TargetDtype | undefined };
+
+type Order = readonly string[] | undefined;
+
+type FlightBegin = { repository: Repository; store: ObjectStore; order: Order };
+
+type Entry = Wanted & {
   fingerprint: string;
   store: ObjectStore;
   flight: Flight;
@@ -76,7 +101,7 @@ export class WeightCache {
   }
 
   /** Starts or joins a load. The lease must be released, whatever happens. */
-  load(source: string): Lease {
+  load(source: string, { order, dtype }: LoadWish = {}): Lease {
     const released = new AbortController();
     let entry: Entry | undefined;
     const release = (): void => {
@@ -86,12 +111,13 @@ export class WeightCache {
     };
     const events = async function* (this: WeightCache): AsyncGenerator<WeightsEvent> {
       const own = Symbol(source);
-      const opened = await this.#open(source, own);
+      const opened = await this.#open({ source, dtype }, order, own);
       if (released.signal.aborted) {
         this.#unpin(opened.entry);
         throw toPlatformError(released.signal.reason);
       }
       entry = opened.entry;
+      if (order !== undefined) entry.flight.prefer(order);
       yield* entry.flight.events(opened.opener === own, released.signal);
     };
     return { events: events.call(this), release };
@@ -111,8 +137,9 @@ export class WeightCache {
   }
 
   held(): HeldWeights[] {
-    return [...this.#entries].map(({ source, flight, pins }) => {
-      return { source, bytes: flight.repository.bytesTotal, pins, complete: flight.landed };
+    return [...this.#entries].map(({ source, dtype, flight, pins }) => {
+      const bytes = dtype === undefined ? flight.repository.bytesTotal : flight.segments.bytes;
+      return { source, dtype, bytes, pins, complete: flight.landed };
     });
   }
 
@@ -127,7 +154,7 @@ export class WeightCache {
     signal: AbortSignal,
   ): Promise<SharedRange | undefined> {
     const entry = [...this.#entries].find(
-      (entry) => entry.fingerprint === fingerprint && !entry.flight.failed,
+      (entry) => entry.fingerprint === fingerprint && entry.dtype === undefined && !entry.flight.failed,
     );
     const weights = entry?.flight.repository.weights[file];
     if (entry === undefined || weights === undefined) return undefined;
@@ -151,21 +178,29 @@ export class WeightCache {
   }
 
   /** The entry to use for a source, pinned once for the caller. */
-  async #open(source: string, own: symbol): Promise<{ entry: Entry; opener: symbol }> {
-    if (this.#closed) throw new PlatformError("unavailable", "the weight streamer is stopping");
-    let pending = this.#opening.get(source);
-    if (pending === undefined) {
-      pending = this.#findOrStart(source, own).finally(() => this.#opening.delete(source));
-      this.#opening.set(source, pending);
+  async #open(wanted: Wanted, order: Order, own: symbol): Promise<{ entry: Entry; opener: symbol }> {
+    const name = `${wanted.dtype ?? ""} ${wanted.source}`;
+    while (true) {
+      if (this.#closed) throw new PlatformError("unavailable", "the weight streamer is stopping");
+      let pending = this.#opening.get(name);
+      if (pending === undefined) {
+        pending = this.#findOrStart(wanted, order, own).finally(() => this.#opening.delete(name));
+        this.#opening.set(name, pending);
+      }
+      const { entry, opener } = await pending;
+      // Given up between being found and being taken, because somebody needed its room: looked for again.
+      if (!this.#entries.has(entry) && !entry.flight.failed) continue;
+      entry.pins += 1;
+      entry.usedAt = ++this.#uses;
+      return { entry, opener };
     }
-    const { entry, opener } = await pending;
-    entry.pins += 1;
-    entry.usedAt = ++this.#uses;
-    return { entry, opener };
   }
 
-  async #findOrStart(source: string, own: symbol): Promise<{ entry: Entry; opener: symbol }> {
-    const existing = [...this.#entries].findLast((entry) => entry.source === source && !entry.flight.failed);
+  async #findOrStart(wanted: Wanted, order: Order, own: symbol): Promise<{ entry: Entry; opener: symbol }> {
+    const { source, dtype } = wanted;
+    const existing = [...this.#entries].findLast(
+      (entry) => entry.source === source && entry.dtype === dtype && !entry.flight.failed,
+    );
     if (existing !== undefined && (!existing.flight.landed || (await this.#isCurrent(existing)))) {
       return { entry: existing, opener: Symbol("earlier") };
     }
@@ -173,7 +208,7 @@ export class WeightCache {
     try {
       const signal = AbortSignal.timeout(this.#options.limits.chunkDeadlineMs);
       const objects = await listObjects(store, signal);
-      const entry = await this.#start(source, store, objects, signal);
+      const entry = await this.#start(wanted, order, store, objects, signal);
       if (existing !== undefined && existing.pins === 0) void this.#remove(existing);
       return { entry, opener: own };
     } catch (error) {
@@ -183,22 +218,24 @@ export class WeightCache {
   }
 
   async #start(
-    source: string,
+    wanted: Wanted,
+    order: Order,
     store: ObjectStore,
     objects: Map<string, ObjectInfo>,
     signal: AbortSignal,
   ): Promise<Entry> {
-    const { limits, readRange, now, segments: maker, relayOf, onHeld } = this.#options;
     const print = fingerprint(objects);
+    const tell = wanted.dtype === undefined ? this.#options.onHeld : undefined;
     // Said before anything is read: the other nodes' answers come while the headers do.
-    onHeld?.(print, "loading");
+    tell?.(print, "loading");
     try {
-      const repository = await readRepository(store, objects, signal);
-      const segments = await maker.create(repository, store, (place) => this.#evictOldest(place));
-      const relay = relayOf?.(print);
-      const flight = new Flight({ repository, store, segments, limits, readRange, relay, now });
+      const begin = { repository: await readRepository(store, objects, signal), store, order };
+      const flight =
+        wanted.dtype === undefined
+          ? await this.#fly(begin, this.#options.relayOf?.(print))
+          : await this.#flyConverting(begin, wanted.dtype);
       const entry: Entry = {
-        source,
+        ...wanted,
         fingerprint: print,
         store,
         flight,
@@ -209,14 +246,34 @@ export class WeightCache {
       this.#entries.add(entry);
       void flight.done.then(() => {
         if (flight.failed) return this.#remove(entry);
-        onHeld?.(print, "complete");
+        tell?.(print, "complete");
         return store.close();
       });
       return entry;
     } catch (error) {
-      this.#tellGone(print);
+      if (tell !== undefined) this.#tellGone(print);
       throw error;
     }
+  }
+
+  async #fly(begin: FlightBegin, relay: Relay | undefined): Promise<Flight> {
+    const { limits, readRange, now, segments: maker } = this.#options;
+    const { repository, store } = begin;
+    const segments = await maker.create(repository, store, (place) => this.#evictOldest(place));
+    return new Flight({ ...begin, segments, limits, readRange, relay, now });
+  }
+
+  /** No other node is asked: what they have is not what is kept here (C5). */
+  async #flyConverting(begin: FlightBegin, dtype: TargetDtype): Promise<Flight> {
+    const { limits, now, segments: maker } = this.#options;
+    const layout = new ConvertedLayout(begin.repository, dtype);
+    const sized = layout.sized(begin.repository);
+    const segments = layout.segments(
+      await maker.create(sized, undefined, (place) => this.#evictOldest(place)),
+    );
+    const readRange = layout.reader(this.#options.readRange, segments);
+    const stored = layout.stored.bind(layout);
+    return new Flight({ ...begin, segments, limits, readRange, stored, now });
   }
 
   async #isCurrent(entry: Entry): Promise<boolean> {
@@ -284,14 +341,15 @@ export class WeightCache {
     copy?.set?.remove();
     // What has landed gives its room back at once: somebody may be waiting for it.
     if (flight.landed) flight.segments.remove();
-    this.#tellGone(entry.fingerprint);
+    if (entry.dtype === undefined) this.#tellGone(entry.fingerprint);
     await Promise.all([flight.done, copy?.done]);
     flight.segments.remove();
     await store.close();
   }
 
   #tellGone(fingerprint: string): void {
-    if ([...this.#entries].some((entry) => entry.fingerprint === fingerprint)) return;
+    if ([...this.#entries].some((entry) => entry.fingerprint === fingerprint && entry.dtype === undefined))
+      return;
     this.#options.onHeld?.(fingerprint, "gone");
   }
 }

@@ -4,6 +4,7 @@ import { RECORD_FILE, rankFolder } from "@pilotlight/models/record";
 import { joinUri, type ObjectStore } from "@pilotlight/object-store";
 import type { Group } from "@pilotlight/weights";
 
+/** Experts are divided otherwise than in such a folder: then it is the whole. */
 export type FindForRank = (
   source: string,
   group: Group,
@@ -13,8 +14,8 @@ export type FindForRank = (
 const WHOLE: Group = { rank: 0, ranks: 1 };
 
 export function createFindForRank(openStore: (uri: string) => ObjectStore): FindForRank {
-  return async (source, { rank, ranks }, signal) => {
-    if (ranks <= 1 || rank >= ranks) return { source, group: { rank, ranks } };
+  return async (source, { rank, ranks, expertParallel }, signal) => {
+    if (ranks <= 1 || rank >= ranks || expertParallel) return { source, group: { rank, ranks } };
     const folder = rankFolder(rank, ranks);
     const store = openStore(source);
     try {

@@ -2,7 +2,14 @@
 import type { LoadWeightsRequest, LoadWeightsResponseSchema, MessageInitShape } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
 import type { CallContext } from "@pilotlight/service";
-import { type Group, rankView, type WeightsEvent } from "@pilotlight/weights";
+import {
+  type Group,
+  orderedNames,
+  parseTarget,
+  rankView,
+  Sequence,
+  type WeightsEvent,
+} from "@pilotlight/weights";
 import type { WeightCache } from "../domain/index.ts";
 import type { Admission } from "./admission.ts";
 import type { FindForRank } from "./find-for-rank.ts";
@@ -22,16 +29,25 @@ export async function* loadWeights(
     });
   }
   await admit(request.replicaId, request.source, call.signal);
+  const { order, expertParallel } = request;
+  const dtype = parseTarget(request.dtype);
   const { source, group } = await find(request.source, request, call.signal);
-  let view = (event: WeightsEvent): WeightsEvent => event;
   const report = reporter(request.source);
-  const lease = cache.load(source);
-  call.signal.addEventListener("abort", () => lease.release(), { once: true });
+  const lease = cache.load(source, { order, dtype });
+  const release = (): void => lease.release();
+  if (call.signal.aborted) release();
+  call.signal.addEventListener("abort", release, { once: true });
   try {
+    let view: View | undefined;
     for await (const event of lease.events) {
-      if (event.kind === "opened") view = slicing(event.files, group);
       report.event(event);
-      yield toWire(view(event));
+      if (event.kind === "opened") {
+        view = viewOf(event, { ...group, expertParallel }, request.inOrder ? order : undefined);
+        yield openedToWire(event, view.tensors);
+      } else if (event.kind === "tensor") {
+        for (const tensor of view?.came(event) ?? [])
+          yield { event: { case: "tensor", value: wireTensor(tensor) } };
+      } else yield toWire(event);
     }
     await untilAborted(call.signal);
   } catch (error) {
@@ -44,13 +60,26 @@ export async function* loadWeights(
   }
 }
 
-/** Cuts tensors for the rank that asks; everything else passes. */
-function slicing(
-  files: ReadonlyMap<string, Uint8Array>,
-  group: Group,
-): (event: WeightsEvent) => WeightsEvent {
-  const view = rankView(files, group);
-  return (event) => (event.kind === "tensor" ? view(event) : event);
+type Opened = Extract<WeightsEvent, { kind: "opened" }>;
+type TensorReady = Extract<WeightsEvent, { kind: "tensor" }>;
+
+/** A load as the one who asked sees it: cut for its rank, in its order. */
+type View = {
+  /** Names of those to come. */
+  tensors: string[];
+  /** A tensor is there; gives those that may be told of now. */
+  came(tensor: TensorReady): TensorReady[];
+};
+
+/** `order`: hand out in this one; undefined: as they come. */
+function viewOf(opened: Opened, group: Group, order: readonly string[] | undefined): View {
+  const { has, slice } = rankView(opened.files, group);
+  const names = opened.tensors.map(({ name }) => name);
+  const sequence = order === undefined ? undefined : new Sequence<TensorReady>(orderedNames(names, order));
+  return {
+    tensors: opened.tensors.filter(has).map(({ name }) => name),
+    came: (tensor) => (sequence?.came(tensor) ?? [tensor]).map(slice).filter((one) => one !== undefined),
+  };
 }
 
 /** Makes somebody to tell what happens in one load of a source, for events and logs. */
@@ -66,37 +95,33 @@ function untilAborted(signal: AbortSignal): Promise<void> {
   });
 }
 
-function toWire(event: WeightsEvent): Response {
+function openedToWire(opened: Opened, tensorNames: string[]): Response {
+  const { files, bytesTotal, cached, metadata } = opened;
+  const value = {
+    files: Object.fromEntries(files),
+    bytesTotal: BigInt(bytesTotal),
+    tensorsTotal: tensorNames.length,
+    cached,
+    tensorNames,
+    metadata: Object.fromEntries(metadata),
+  };
+  return { event: { case: "opened", value } };
+}
+
+const wireTensor = ({ name, dtype, shape, path, ...place }: TensorReady) => ({
+  name,
+  dtype,
+  shape: shape.map(BigInt),
+  path,
+  offset: BigInt(place.offset),
+  length: BigInt(place.length),
+  runBytes: BigInt(place.runBytes),
+  strideBytes: BigInt(place.strideBytes),
+  runs: BigInt(place.runs),
+});
+
+function toWire(event: Exclude<WeightsEvent, Opened | TensorReady>): Response {
   switch (event.kind) {
-    case "opened":
-      return {
-        event: {
-          case: "opened",
-          value: {
-            files: Object.fromEntries(event.files),
-            bytesTotal: BigInt(event.bytesTotal),
-            tensorsTotal: event.tensorsTotal,
-            cached: event.cached,
-          },
-        },
-      };
-    case "tensor":
-      return {
-        event: {
-          case: "tensor",
-          value: {
-            name: event.name,
-            dtype: event.dtype,
-            shape: event.shape.map(BigInt),
-            path: event.path,
-            offset: BigInt(event.offset),
-            length: BigInt(event.length),
-            runBytes: BigInt(event.runBytes),
-            strideBytes: BigInt(event.strideBytes),
-            runs: BigInt(event.runs),
-          },
-        },
-      };
     case "progress":
       return { event: { case: "progress", value: wireProgress(event) } };
     case "complete":
@@ -111,12 +136,16 @@ function toWire(event: WeightsEvent): Response {
   }
 }
 
-export const wireProgress = (progress: {
-  bytesDone: number;
-  bytesTotal: number;
-  bytesPerSecond: number;
-}) => ({
-  bytesDone: BigInt(progress.bytesDone),
-  bytesTotal: BigInt(progress.bytesTotal),
-  bytesPerSecond: BigInt(Math.round(progress.bytesPerSecond)),
+export const wireProgress = ({ bytesDone, bytesTotal, bytesPerSecond }: Progress) => ({
+  bytesDone: BigInt(bytesDone),
+  bytesTotal: BigInt(bytesTotal),
+  bytesPerSecond: BigInt(Math.round(bytesPerSecond)),
+  ...(bytesPerSecond < 1
+    ? {}
+    : { timeLeftMs: BigInt(Math.round((1000 * (bytesTotal - bytesDone)) / bytesPerSecond)) }),
 });
+
+type Progress = Pick<
+  Extract<WeightsEvent, { kind: "progress" }>,
+  "bytesDone" | "bytesTotal" | "bytesPerSecond"
+>;

@@ -43,6 +43,35 @@ export declare type LoadWeightsRequest = Message<"pilotlight.api.v1.LoadWeightsR
    * @generated from field: uint32 ranks = 4;
    */
   ranks: number;
+
+  /**
+   * What is wanted first: names of tensors, or beginnings of names that end in a dot (`model.layers.0.`). These are fetched in this
+   * order, the others after them in file order. Empty: file order. Of several who load the same weights the first one's order counts.
+   *
+   * @generated from field: repeated string order = 5;
+   */
+  order: string[];
+
+  /**
+   * Hands tensors out in exactly that order, each held back until those before it are there; otherwise each as soon as it is complete.
+   *
+   * @generated from field: bool in_order = 6;
+   */
+  inOrder: boolean;
+
+  /**
+   * `F32`, `F16` or `BF16`: floating-point tensors arrive converted to it, others as they are. Empty: as they are.
+   *
+   * @generated from field: string dtype = 7;
+   */
+  dtype: string;
+
+  /**
+   * The group's ranks divide the experts of a mixture of experts among themselves, each whole; everything else stays divided as without it.
+   *
+   * @generated from field: bool expert_parallel = 8;
+   */
+  expertParallel: boolean;
 };
 
 /**
@@ -100,7 +129,7 @@ export declare const LoadWeightsResponseSchema: GenMessage<LoadWeightsResponse>;
  */
 export declare type WeightsOpened = Message<"pilotlight.api.v1.WeightsOpened"> & {
   /**
-   * config.json, tokenizer.json and the like: every file below 64 MiB that is not weights.
+   * config.json, tokenizer.json and the like: what engines read beside the weights.
    *
    * @generated from field: map<string, bytes> files = 1;
    */
@@ -122,6 +151,20 @@ export declare type WeightsOpened = Message<"pilotlight.api.v1.WeightsOpened"> &
    * @generated from field: bool cached = 4;
    */
   cached: boolean;
+
+  /**
+   * Of the tensors to come, in the order of their files.
+   *
+   * @generated from field: repeated string tensor_names = 5;
+   */
+  tensorNames: string[];
+
+  /**
+   * The free-form strings of the safetensors headers (`__metadata__`).
+   *
+   * @generated from field: map<string, string> metadata = 6;
+   */
+  metadata: { [key: string]: string };
 };
 
 /**
@@ -219,6 +262,13 @@ export declare type LoadProgress = Message<"pilotlight.api.v1.LoadProgress"> & {
    * @generated from field: uint64 bytes_per_second = 3;
    */
   bytesPerSecond: bigint;
+
+  /**
+   * At this rate; absent while none is known.
+   *
+   * @generated from field: optional uint64 time_left_ms = 4;
+   */
+  timeLeftMs?: bigint | undefined;
 };
 
 /**
@@ -321,6 +371,13 @@ export declare type HeldWeights = Message<"pilotlight.api.v1.HeldWeights"> & {
    * @generated from field: bool complete = 4;
    */
   complete: boolean;
+
+  /**
+   * What they were converted to on the way; empty: as they are in the source.
+   *
+   * @generated from field: string dtype = 5;
+   */
+  dtype: string;
 };
 
 /**

@@ -141,6 +141,13 @@ export declare type WeightsProgressed = Message<"pilotlight.events.v1.WeightsPro
    * @generated from field: uint64 bytes_per_second = 5;
    */
   bytesPerSecond: bigint;
+
+  /**
+   * At this rate; absent while none is known.
+   *
+   * @generated from field: optional uint64 time_left_ms = 6;
+   */
+  timeLeftMs?: bigint | undefined;
 };
 
 /**
