@@ -1,7 +1,7 @@
 // `npm run test:python`: the loader's tests, in an environment of their own (torch and safetensors from the package index, kept
 // in the user's cache), against a real weight streamer.
 import { spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { addModel } from "@pilotlight/models";
@@ -23,6 +23,8 @@ const here = import.meta.dirname;
 const venv = await ensurePythonVenv("loader-tests", PACKAGES);
 const folder = await mkdtemp(join(tmpdir(), "pilotlight-python-"));
 const source = join(folder, "model");
+const dtypes = join(folder, "dtypes");
+await mkdir(dtypes);
 await addModel({ from: MODEL, to: openStore(`file://${source}`) });
 const nats = await startNatsServer({ stateDir: join(folder, "nats"), port: await freePort() });
 const streamer = await startServiceProcess(
@@ -49,6 +51,8 @@ const tests = spawn(
       PILOTLIGHT_WEIGHT_STREAMER: String(address),
       TEST_SOURCE: `file://${source}`,
       TEST_FOLDER: source,
+      TEST_DTYPES_SOURCE: `file://${dtypes}`,
+      TEST_DTYPES_FOLDER: dtypes,
     },
   },
 );

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -62,6 +62,10 @@ class Lease:
         self.files: dict[str, bytes] = dict(opened.files)
         self.bytes_total: int = opened.bytes_total
         self.tensors_total: int = opened.tensors_total
+        # Of the tensors to come, in file order.
+        self.tensor_names: list[str] = list(opened.tensor_names)
+        # The free-form strings of the safetensors headers.
+        self.metadata: dict[str, str] = dict(opened.metadata)
         self.complete = False
 
     def __iter__(self) -> Iterator[TensorReady]:
@@ -99,8 +103,16 @@ def open_weights(
     replica_id: str | None = None,
     rank: int = 0,
     ranks: int = 1,
+    expert_parallel: bool = False,
+    order: Sequence[str] = (),
+    in_order: bool = False,
+    dtype: str = "",
 ) -> Lease:
-    """Starts or joins a load of a repository by URI. Raises StreamerError."""
+    """Starts or joins a load of a repository by URI. Raises StreamerError.
+
+    `order`: what is fetched first, names or beginnings of names that end in a dot; with `in_order` it is handed out so too. `dtype`:
+    floats arrive as `F32`, `F16` or `BF16`. `expert_parallel`: the ranks divide experts among themselves, each whole.
+    """
     channel = grpc.insecure_channel(
         address or os.environ.get(ADDRESS_VARIABLE, ADDRESS_DEFAULT),
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
@@ -110,6 +122,10 @@ def open_weights(
         replica_id=os.environ.get(REPLICA_VARIABLE, "") if replica_id is None else replica_id,
         rank=rank,
         ranks=ranks,
+        expert_parallel=expert_parallel,
+        order=order,
+        in_order=in_order,
+        dtype=dtype,
     )
     call = channel.unary_stream(
         METHOD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -33,6 +33,16 @@ DTYPES = {
     "U64": torch.uint64,
 }
 
+# PyTorch has them since 2.7 and 2.8.
+DTYPES |= {
+    name: getattr(torch, newer)
+    for name, newer in {"F8_E8M0": "float8_e8m0fnu", "F4": "float4_e2m1fn_x2"}.items()
+    if hasattr(torch, newer)
+}
+# PyTorch counts these in pairs: a byte holds two.
+PACKED = {DTYPES["F4"]: 2} if "F4" in DTYPES else {}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
 # Leases of what `load_file` gave away: the streamer is to know that the memory is in use.
 _held: list[Lease] = []
 
@@ -44,6 +54,16 @@ def _dtype(ready: TensorReady) -> torch.dtype:
     return dtype
 
 
+def _shape(ready: TensorReady, dtype: torch.dtype) -> tuple[int, ...]:
+    packed = PACKED.get(dtype, 1)
+    if packed == 1:
+        return ready.shape
+    *outer, last = ready.shape or (1,)
+    if last % packed != 0:
+        raise TypeError(f"{ready.name}: PyTorch has {ready.dtype} in pairs only, its last dimension is {last}")
+    return (*outer, last // packed)
+
+
 class Segments:
     """Maps each segment once. Private mappings: nothing is copied until somebody writes, and then only that page."""
 
@@ -53,7 +73,7 @@ class Segments:
     def tensor(self, ready: TensorReady) -> torch.Tensor:
         dtype = _dtype(ready)
         if ready.length == 0:
-            return torch.empty(ready.shape, dtype=dtype)
+            return torch.empty(_shape(ready, dtype), dtype=dtype)
         buffer = self._map(ready.path)
         if ready.runs == 1:
             raw = torch.frombuffer(buffer, dtype=torch.uint8, count=ready.length, offset=ready.offset)
@@ -64,7 +84,7 @@ class Segments:
             raw = pieces.contiguous().view(-1)
         if ready.offset % dtype.itemsize != 0 and ready.runs == 1:
             raw = raw.clone()
-        return raw.view(dtype).view(ready.shape)
+        return raw.view(dtype).view(_shape(ready, dtype))
 
     def _map(self, path: str) -> mmap.mmap:
         mapped = self._maps.get(path)
@@ -84,7 +104,8 @@ class DeviceSegments:
         self._maps: dict[str, tuple[mmap.mmap, torch.Tensor]] = {}
 
     def tensor(self, ready: TensorReady) -> torch.Tensor:
-        target = torch.empty(ready.shape, dtype=_dtype(ready), device=self._device)
+        dtype = _dtype(ready)
+        target = torch.empty(_shape(ready, dtype), dtype=dtype, device=self._device)
         if ready.length > 0:
             self._copier.copy(
                 target.data_ptr(),
@@ -120,7 +141,9 @@ class DeviceSegments:
         return memory
 
 
-def iterate(lease: Lease, device: str | torch.device = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
+def iterate(
+    lease: Iterable[TensorReady], device: str | int | torch.device = "cpu"
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and tensors, as they arrive. On a CUDA device they may be used on the current stream at once."""
     target = torch.device(device)
     if target.type == "cuda" and library_path() is not None:
@@ -137,77 +160,123 @@ def iterate(lease: Lease, device: str | torch.device = "cpu") -> Iterator[tuple[
         yield ready.name, tensor if target.type == "cpu" else tensor.to(target, non_blocking=True)
 
 
-def load_file(source: str, device: str | torch.device = "cpu", **options: object) -> dict[str, torch.Tensor]:
+def load_file(
+    source: str | os.PathLike[str],
+    device: str | int | torch.device = "cpu",
+    *,
+    dtype: torch.dtype | str | None = None,
+    **options: object,
+) -> dict[str, torch.Tensor]:
     """All tensors of a repository by URI, or of a safetensors file by path, as `safetensors.torch.load_file` gives them."""
-    if _is_path(source):
+    if not _is_uri(source):
         from safetensors.torch import load_file as load_plain
 
-        return load_plain(source, device=device)
-    lease = open_weights(source, **options)
+        tensors = load_plain(source, device=device, **options)
+        return tensors if dtype is None else {name: _to(tensor, dtype) for name, tensor in tensors.items()}
+    lease = open_weights(source, dtype=_dtype_name(dtype), **options)
     _held.append(lease)
     return dict(iterate(lease, device))
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str:
+    if dtype is None:
+        return ""
+    return dtype if isinstance(dtype, str) else NAMES.get(dtype, str(dtype))
+
+
+def _to(tensor: torch.Tensor, dtype: torch.dtype | str) -> torch.Tensor:
+    """As the streamer converts: floats of 16 bits and more, nothing else."""
+    wide = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return tensor.to(DTYPES[dtype] if isinstance(dtype, str) else dtype) if wide else tensor
 
 
 class safe_open:  # noqa: N801: the name that it stands for
     """A repository's tensors by name, each waited for when it is asked for; as `safetensors.safe_open` for a file."""
 
-    def __new__(cls, source: str, framework: str = "pt", device: str | torch.device = "cpu", **options: object):
-        if _is_path(source):
+    def __new__(
+        cls,
+        source: str | os.PathLike[str],
+        framework: str = "pt",
+        device: str | int | torch.device = "cpu",
+        **options: object,
+    ):
+        if not _is_uri(source):
             from safetensors import safe_open as open_plain
 
-            return open_plain(source, framework=framework, device=device)
+            return open_plain(source, framework=framework, device=device, **options)
         if framework not in ("pt", "torch", "pytorch"):
             raise ValueError(f"only PyTorch's tensors are made here, not {framework}'s")
         return super().__new__(cls)
 
-    def __init__(self, source: str, framework: str = "pt", device: str | torch.device = "cpu", **options: object):
-        self._lease = open_weights(source, **options)
-        self._arriving = iterate(self._lease, device)
+    def __init__(
+        self,
+        source: str,
+        framework: str = "pt",
+        device: str | int | torch.device = "cpu",
+        *,
+        dtype: torch.dtype | str | None = None,
+        **options: object,
+    ):
+        self._lease = open_weights(source, dtype=_dtype_name(dtype), **options)
+        self._names = frozenset(self._lease.tensor_names)
+        self._ready: dict[str, TensorReady] = {}
         self._tensors: dict[str, torch.Tensor] = {}
+        self._arriving = iterate(_noting(self._lease, self._ready), device)
 
     def __enter__(self) -> "safe_open":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._arriving.close()
         self._lease.close()
 
     def keys(self) -> list[str]:
-        self._take_until(None)
-        return sorted(self._tensors)
+        return sorted(self._names)
+
+    def offset_keys(self) -> list[str]:
+        """In file order."""
+        return list(self._lease.tensor_names)
 
     def get_tensor(self, name: str) -> torch.Tensor:
-        self._take_until(name)
-        if name not in self._tensors:
+        if name not in self._names:
             raise KeyError(f"there is no tensor {name}")
+        while name not in self._tensors:
+            arrived, tensor = next(self._arriving)
+            self._tensors[arrived] = tensor
         return self._tensors[name]
 
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: self.get_tensor(name) for name in self.keys()}
+
     def get_slice(self, name: str) -> "Slice":
-        return Slice(self.get_tensor(name))
+        return Slice(self.get_tensor(name), self._ready[name])
 
-    def metadata(self) -> dict[str, str]:
-        return {"format": "pt"}
+    def metadata(self) -> dict[str, str] | None:
+        return self._lease.metadata or None
 
-    def _take_until(self, name: str | None) -> None:
-        if name is not None and name in self._tensors:
-            return
-        for arrived, tensor in self._arriving:
-            self._tensors[arrived] = tensor
-            if arrived == name:
-                return
+
+def _noting(lease: Lease, ready: dict[str, TensorReady]) -> Iterator[TensorReady]:
+    for one in lease:
+        ready[one.name] = one
+        yield one
 
 
 class Slice:
     """Part of a tensor, taken by indexing; as safetensors' own."""
 
-    def __init__(self, tensor: torch.Tensor):
+    def __init__(self, tensor: torch.Tensor, ready: TensorReady):
         self._tensor = tensor
+        self._ready = ready
 
     def get_shape(self) -> list[int]:
-        return list(self._tensor.shape)
+        return list(self._ready.shape)
+
+    def get_dtype(self) -> str:
+        return self._ready.dtype
 
     def __getitem__(self, index: object) -> torch.Tensor:
         return self._tensor[index]
 
 
-def _is_path(source: str) -> bool:
-    return "://" not in source and os.path.exists(source)
+def _is_uri(source: str | os.PathLike[str]) -> bool:
+    return isinstance(source, str) and "://" in source

@@ -10,10 +10,14 @@ import torch
 
 import pilotlight_loader
 from pilotlight_loader import DeviceError, StreamerError, load_file, open_weights, safe_open
+from pilotlight_loader.tensors import DTYPES
 
 SOURCE = os.environ["TEST_SOURCE"]
 FOLDER = Path(os.environ["TEST_FOLDER"])
 RANKS = 2
+# Beside the others' model: one tensor of every dtype that PyTorch has.
+DTYPES_SOURCE = os.environ["TEST_DTYPES_SOURCE"]
+DTYPES_FILE = Path(os.environ["TEST_DTYPES_FOLDER"]) / "model.safetensors"
 
 
 def reference() -> dict[str, torch.Tensor]:
@@ -38,7 +42,54 @@ class LoadFile(unittest.TestCase):
 
     def test_a_path_goes_to_safetensors_itself(self):
         path = next(FOLDER.glob("*.safetensors"))
-        self.assertEqual(load_file(str(path)).keys(), safetensors.torch.load_file(path).keys())
+        for same in (path, str(path)):
+            self.assertEqual(load_file(same).keys(), safetensors.torch.load_file(path).keys())
+        with self.assertRaises(FileNotFoundError):
+            load_file("not-there.safetensors")
+        with self.assertRaises(TypeError):
+            load_file(path, rank=1, ranks=2)
+
+    def test_every_dtype_and_shape_is_what_safetensors_gives(self):
+        numbers = torch.arange(256, dtype=torch.uint8)
+        written = {}
+        for name, dtype in DTYPES.items():
+            values = numbers % 2 if dtype == torch.bool else numbers.clone()
+            written[f"{name}.table"] = values.view(dtype).view(2, -1)
+            written[f"{name}.none"] = torch.empty((0, 4), dtype=dtype)
+        safetensors.torch.save_file(written, DTYPES_FILE, metadata={"made": "for a test"})
+        theirs, ours = safetensors.torch.load_file(DTYPES_FILE), load_file(DTYPES_SOURCE)
+        self.assertEqual(ours.keys(), theirs.keys())
+        self.assertEqual(len(DTYPES), len(safetensors.torch._TYPES) + 2)
+        with safe_open(DTYPES_SOURCE) as weights, safetensors.safe_open(DTYPES_FILE, "pt") as plain:
+            self.assertEqual(weights.metadata(), plain.metadata())
+            self.assertEqual(weights.offset_keys(), plain.offset_keys())
+            for name, tensor in theirs.items():
+                self.assertEqual((ours[name].dtype, ours[name].shape), (tensor.dtype, tensor.shape), name)
+                if tensor.numel() > 0:
+                    self.assertTrue(torch.equal(ours[name].view(torch.uint8), tensor.view(torch.uint8)), name)
+                for get in ("get_shape", "get_dtype"):
+                    self.assertEqual(getattr(weights.get_slice(name), get)(), getattr(plain.get_slice(name), get)(), name)
+
+    def test_floats_arrive_converted_as_pytorch_rounds_them(self):
+        random = torch.Generator().manual_seed(1)
+        wide = torch.randn(100_003, generator=random) * torch.logspace(-45, 39, 100_003)
+        tensors = {"F64": wide.double(), "F32": wide, "F16": wide.half(), "BF16": wide.bfloat16(), "I32": wide.int()}
+        safetensors.torch.save_file(tensors, DTYPES_FILE)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            ours = load_file(DTYPES_SOURCE, dtype=dtype)
+            for name, tensor in tensors.items():
+                expected = tensor if name == "I32" else tensor.to(dtype)
+                self.assertEqual(ours[name].dtype, expected.dtype)
+                self.assertTrue(torch.equal(ours[name].nan_to_num(), expected.nan_to_num()), f"{name} as {dtype}")
+                self.assertTrue(torch.equal(ours[name].isnan(), expected.isnan()), f"{name} as {dtype}")
+            plain = load_file(DTYPES_FILE, dtype=dtype)
+            self.assertTrue(torch.equal(plain["F32"].nan_to_num(), ours["F32"].nan_to_num()))
+
+    def test_tensors_come_in_the_order_that_is_asked_for(self):
+        with open_weights(SOURCE, order=["model.norm.weight", "model.layers.2."], in_order=True) as lease:
+            names = [ready.name for ready in lease]
+            first = [name for name in lease.tensor_names if name.startswith("model.layers.2.")]
+        self.assertEqual(names[: 1 + len(first)], ["model.norm.weight", *first])
 
     def test_the_memory_outlives_the_lease(self):
         with safe_open(SOURCE) as weights:
