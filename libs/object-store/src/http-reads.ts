@@ -6,6 +6,7 @@ import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import { type HttpClient, type HttpResponse, readBody, readErrorText, statusError } from "./http.ts";
 import { GET_BYTES_MAX_DEFAULT, throwIfAborted, tooLarge } from "./limits.ts";
 import { checkRange, parseContentRange, rangeHeader } from "./ranges.ts";
+import { REDIRECTS_MAX, redirectTarget, tooManyRedirects } from "./redirects.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import type { ByteRange, ObjectBytes, ObjectInfo, ObjectStream, ReadOptions } from "./store.ts";
 
@@ -31,11 +32,16 @@ export type HttpReadsOptions = {
   prepare: Prepare;
   /** What takes the place of the ETag, from an answer's headers; `prepare` then asks for it. Default: the ETag. */
   etagOf?: (response: HttpResponse) => string | undefined;
+  /** Follow redirects; elsewhere than where it began nobody gets the authorization. Default: a redirect is an error. */
+  followRedirects?: boolean;
   /** What the far side's error body says, in one line without secrets. */
   explain: (text: string) => Promise<string> | string;
   /** A better error than the status alone gives, where the adapter knows one. */
   refine?: (response: HttpResponse, detail: string) => PlatformError | undefined;
 };
+
+/** An answer and who gave it, with what it was asked. */
+type Answered = { response: HttpResponse; url: URL; headers: Record<string, string> };
 
 type Opened = { info: ObjectInfo; offset: number; length: number; response: HttpResponse };
 
@@ -47,14 +53,23 @@ export class HttpReads {
   }
 
   async head(key: string, signal: AbortSignal | undefined): Promise<ObjectInfo | undefined> {
-    const { http, prepare, budget } = this.#options;
+    return (await this.find(key, signal))?.info;
+  }
+
+  /** An object, and where it is after all redirects. */
+  async find(
+    key: string,
+    signal: AbortSignal | undefined,
+  ): Promise<(Prepared & { info: ObjectInfo; redirected: boolean }) | undefined> {
+    const { prepare, budget } = this.#options;
     return budget.run(async () => {
-      const { url, headers } = await prepare("HEAD", key, signal, undefined);
-      const response = await http.send({ method: "HEAD", url, headers, signal });
+      const asked = await prepare("HEAD", key, signal, undefined);
+      const { response, url, headers } = await this.#send("HEAD", key, asked, signal);
       response.body.resume();
       if (response.status === 404) return undefined;
       if (response.status !== 200) throw await this.error(response, `HEAD ${key}`);
-      return this.#infoOf(key, response, contentLength(response, key));
+      const info = this.#infoOf(key, response, contentLength(response, key));
+      return { info, url, headers, redirected: url !== asked.url };
     }, signal);
   }
 
@@ -123,25 +138,41 @@ export class HttpReads {
     ifMatch: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Opened> {
-    const { http, prepare, etagOf } = this.#options;
+    const { prepare, etagOf } = this.#options;
     const { url, headers, info } = await prepare("GET", key, signal, ifMatch);
     const askMatch = ifMatch !== undefined && info === undefined && etagOf === undefined && isStrong(ifMatch);
-    const response = await http.send({
-      method: "GET",
-      url,
-      headers: {
-        ...headers,
-        ...(range === undefined ? {} : { range: rangeHeader(range) }),
-        ...(askMatch ? { "if-match": `"${ifMatch}"` } : {}),
-      },
-      signal,
-    });
+    const asked = {
+      ...headers,
+      ...(range === undefined ? {} : { range: rangeHeader(range) }),
+      ...(askMatch ? { "if-match": `"${ifMatch}"` } : {}),
+    };
+    const { response } = await this.#send("GET", key, { url, headers: asked }, signal);
     try {
       return await this.#checkAnswer(key, range, ifMatch, info, response);
     } catch (error) {
       response.body.destroy();
       throw error;
     }
+  }
+
+  async #send(
+    method: "GET" | "HEAD",
+    key: string,
+    { url, headers }: Prepared,
+    signal: AbortSignal | undefined,
+  ): Promise<Answered> {
+    const { http, followRedirects = false } = this.#options;
+    const { authorization: _, ...open } = headers;
+    let at = { url, headers };
+    for (let hop = 0; hop <= REDIRECTS_MAX; hop++) {
+      const response = await http.send({ method, ...at, signal });
+      const target = followRedirects ? redirectTarget(response, at.url) : undefined;
+      if (target === undefined) return { response, ...at };
+      response.body.destroy();
+      // Not even on the way back: whoever redirects there chose what is asked for.
+      at = { url: target, headers: target.origin === at.url.origin ? at.headers : open };
+    }
+    throw tooManyRedirects(`${method} ${key}`);
   }
 
   async #checkAnswer(

@@ -147,6 +147,44 @@ describe("a web server", () => {
   });
 });
 
+describe("redirects of a web server", () => {
+  /** Another origin: the same machine by its other name. */
+  const elsewhere = () => `http://localhost:${(server.address() as AddressInfo).port}`;
+  const redirecting = (request: IncomingMessage, response: ServerResponse): void => {
+    if (request.url === "/base/x") response.writeHead(302, { location: "/base/near" }).end();
+    else if (request.url === "/base/near")
+      response.writeHead(307, { location: `${elsewhere()}/far?sig=1` }).end();
+    else if (request.url === "/far?sig=1") response.writeHead(302, { location: `${origin()}/back` }).end();
+    else serve(request, response);
+  };
+
+  test("are followed, for reading whole, in ranges and by native readers; the token stays where it belongs", async () => {
+    handle = redirecting;
+    const store = open({ token: "t0ken" });
+    expect((await store.get("x")).bytes).toEqual(BYTES);
+    const { info, bytes } = await store.get("x", { range: { offset: 5, length: 3 }, ifMatch: "v1" });
+    expect([info.size, Buffer.from(bytes).toString()]).toEqual([BYTES.byteLength, "567"]);
+    const located = await store.locate("x");
+    expect(located).toMatchObject({ url: `${origin()}/back`, headers: {}, info: { etag: "v1" } });
+    for (const { url, headers } of requests) {
+      expect([url, headers.authorization]).toEqual([
+        url,
+        url?.startsWith("/base") ? "Bearer t0ken" : undefined,
+      ]);
+    }
+    await store.close();
+  });
+  test("that never end, or lead to something else than a web server, are refused", async () => {
+    const store = open();
+    handle = (_request, response) => response.writeHead(302, { location: "/again" }).end();
+    await expect(store.get("x")).rejects.toThrow("redirects");
+    expect(requests.length).toBeLessThan(20);
+    handle = (_request, response) => response.writeHead(302, { location: "file:///etc/passwd" }).end();
+    await expect(store.get("x")).rejects.toMatchObject({ code: "corrupt" });
+    await store.close();
+  });
+});
+
 describe("a model hub", () => {
   const SHA = "a".repeat(40);
   const files = [
@@ -213,6 +251,13 @@ describe("a model hub", () => {
     }
     const located = await store.locate("model.safetensors");
     expect(located).toMatchObject({ kind: "http", headers: {}, etagAskable: false, info: { etag: "lfs1" } });
+    await store.close();
+  });
+  test("an empty token is none", async () => {
+    handle = answer;
+    const store = openStore(`hf://owner/repo@v1?endpoint=${origin()}`, { ...FAST, env: { HF_TOKEN: "" } });
+    await store.head("config.json");
+    expect(requests.map(({ headers }) => headers.authorization)).toEqual([undefined, undefined]);
     await store.close();
   });
   test("an unknown repository and a missing token say so", async () => {

@@ -7,6 +7,9 @@ import type { RetryBudget } from "./retry-budget.ts";
 import { encodePath } from "./sigv4.ts";
 import type { ByteSource, ListOptions, ObjectInfo, ObjectStore } from "./store.ts";
 
+/** Where redirects lead is often signed for some minutes. */
+const REDIRECT_LIFE_MS = 5 * 60_000;
+
 export type HttpStoreOptions = {
   uri: string;
   /** Ends with "/". */
@@ -28,6 +31,7 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     http: options.http,
     budget: options.budget,
     prepare: async (_method, key) => ({ url: urlOf(key), headers }),
+    followRedirects: true,
     explain: () => "",
   });
   const place = (key: string) => ({
@@ -43,9 +47,11 @@ export function createHttpStore(options: HttpStoreOptions): ObjectStore {
     get: async (key, readOptions) => reads.get(key, readOptions),
     stream: async (key, readOptions) => reads.stream(key, readOptions),
     locate: async (key, { signal } = {}): Promise<ByteSource> => {
-      const info = await reads.head(key, signal);
-      if (info === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);
-      return { ...place(key), info, etagAskable: isStrong(info.etag) };
+      const found = await reads.find(key, signal);
+      if (found === undefined) throw new PlatformError("notFound", `no object ${key} at ${options.uri}`);
+      const { info, url, headers, redirected } = found;
+      const expiresAt = redirected ? Date.now() + REDIRECT_LIFE_MS : Number.POSITIVE_INFINITY;
+      return { kind: "http", url: url.href, headers, expiresAt, info, etagAskable: isStrong(info.etag) };
     },
     place: async (key) => place(key),
     put: () => Promise.reject(readOnly(options.uri)),

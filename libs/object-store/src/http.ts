@@ -148,7 +148,10 @@ export function statusError(response: HttpResponse, what: string, detail: string
         remedy: "The object was created, replaced or deleted meanwhile: read it again.",
       });
     case 416:
-      return new PlatformError("invalidArgument", message, { field: "range" });
+      return new PlatformError("invalidArgument", message, {
+        field: "range",
+        remedy: "The object is shorter than it was said to be: read its metadata again.",
+      });
     case 501:
       return new PlatformError("unsupported", message);
     default: {

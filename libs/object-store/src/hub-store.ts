@@ -7,11 +7,11 @@ import { type HttpClient, type HttpResponse, readBody, readErrorText, statusErro
 import { HttpReads, type Prepared } from "./http-reads.ts";
 import { readOnly } from "./http-store.ts";
 import { checkKey, compareKeys } from "./keys.ts";
+import { REDIRECTS_MAX, redirectTarget, tooManyRedirects } from "./redirects.ts";
 import type { RetryBudget } from "./retry-budget.ts";
 import { encodePath } from "./sigv4.ts";
 import type { BytePlace, ByteSource, ListOptions, ObjectInfo, ObjectStore, ReadOptions } from "./store.ts";
 
-const REDIRECTS_MAX = 5;
 const JSON_BYTES_MAX = 16 * 1024 * 1024;
 const FILES_MAX = 100_000;
 /** Redirect targets are signed for about an hour. */
@@ -150,7 +150,7 @@ class HubStore implements ObjectStore {
       const response = await http.send({ method: "HEAD", url, headers, signal });
       response.body.resume();
       if (response.status === 404) return undefined;
-      const location = redirect(response, url);
+      const location = redirectTarget(response, url);
       const linked = linkedInfo(key, response);
       if (location !== undefined && linked === undefined) {
         url = location;
@@ -164,7 +164,7 @@ class HubStore implements ObjectStore {
       this.#addresses.set(key, address);
       return address;
     }
-    throw new PlatformError("unavailable", `HEAD ${key}: more than ${REDIRECTS_MAX} redirects`);
+    throw tooManyRedirects(`HEAD ${key}`);
   }
 
   #headersFor(url: URL): Record<string, string> {
@@ -192,19 +192,6 @@ class HubStore implements ObjectStore {
       throw new PlatformError("corrupt", `${this.uri}: the hub answered malformed JSON`, { cause });
     }
   }
-}
-
-function redirect(response: HttpResponse, from: URL): URL | undefined {
-  const location = response.header("location");
-  if (response.status < 300 || response.status > 399 || location === undefined) return undefined;
-  const target = URL.parse(location, from.href);
-  if (target === null || !/^https?:$/.test(target.protocol)) {
-    throw new PlatformError("corrupt", "the hub redirects to something that is not http(s)");
-  }
-  if (from.protocol === "https:" && target.protocol !== "https:") {
-    throw new PlatformError("permissionDenied", "the hub redirects from https to plain http");
-  }
-  return target;
 }
 
 /** Size and identity: of the large file behind a redirect where the hub says them, else of this answer. */

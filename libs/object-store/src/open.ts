@@ -74,7 +74,8 @@ export function openStore(uri: string, options: OpenOptions = {}): ObjectStore {
       return createHttpStore({ uri, base: parsed.base, http, budget, token: options.token });
     case "hf": {
       const endpoint = parsed.endpoint ?? env.HF_ENDPOINT?.replace(/\/+$/, "") ?? HUB_ENDPOINT_DEFAULT;
-      const token = options.token ?? env.HF_TOKEN ?? hubTokenFile(env);
+      // An empty variable is how people say that there is none.
+      const token = (options.token ?? env.HF_TOKEN ?? hubTokenFile(env)) || undefined;
       const { kind, repository, revision } = parsed;
       return createHubStore({ uri, kind, repository, revision, endpoint, token, http, budget });
     }

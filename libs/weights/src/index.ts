@@ -13,6 +13,6 @@ export { readRange } from "./range-reader.ts";
 export { type Group, type RankView, rankView } from "./rank.ts";
 export type { Relay } from "./relay.ts";
 export { fingerprint, listObjects, type Repository, readRepository, type WeightFile } from "./repository.ts";
-export { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
+export { isAbandoned, openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
 export type { SpareSource } from "./spare-memory.ts";
 export { type VerifiedFile, verifyWeights } from "./verify.ts";

@@ -4,6 +4,7 @@
 import {
   chownSync,
   createReadStream,
+  existsSync,
   linkSync,
   mkdirSync,
   readdirSync,
@@ -261,6 +262,15 @@ class SegmentFiles implements SegmentMaker {
   }
 }
 
+/** True for a directory of segments whose owner is gone. One that is just being taken counts as owned. */
+export function isAbandoned(directory: string): boolean {
+  // Its owner makes the lock first of all.
+  if (!existsSync(join(directory, LOCK_NAME))) return false;
+  const lock = lockOf(directory);
+  lock?.close();
+  return lock !== undefined;
+}
+
 const NOT_WRITTEN = {
   base: 0,
   place: "source",
@@ -275,13 +285,9 @@ function own(place: SegmentPlace, kind: "memory" | "disk", readerGroupId: number
   try {
     mkdirSync(place.directory, { recursive: true, mode: 0o750 });
     if (readerGroupId !== undefined) chownSync(place.directory, process.getuid?.() ?? 0, readerGroupId);
-    const lock = new DatabaseSync(join(place.directory, LOCK_NAME), { timeout: 0 });
-    try {
-      lock.exec("BEGIN EXCLUSIVE");
-    } catch (cause) {
-      lock.close();
+    const lock = lockOf(place.directory);
+    if (lock === undefined) {
       throw new PlatformError("alreadyExists", `${place.directory} belongs to another weight streamer`, {
-        cause,
         remedy: "Stop it, or give this one its own segment directories.",
       });
     }
@@ -289,6 +295,18 @@ function own(place: SegmentPlace, kind: "memory" | "disk", readerGroupId: number
     return { ...place, kind, lock, bytesUsed: 0, bytesWritten: 0 };
   } catch (error) {
     throw toPlatformError(error);
+  }
+}
+
+/** Undefined where somebody has it. */
+function lockOf(directory: string): DatabaseSync | undefined {
+  const lock = new DatabaseSync(join(directory, LOCK_NAME), { timeout: 0 });
+  try {
+    lock.exec("BEGIN EXCLUSIVE");
+    return lock;
+  } catch {
+    lock.close();
+    return undefined;
   }
 }
 

@@ -1,13 +1,14 @@
 // `pilotlight weights inspect|verify|load|convert-shards`: everything that needs a repository's bytes, without the platform.
 // Loaded only when it is used.
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { joinUri, type ObjectStore, openStore } from "@pilotlight/object-store";
 import { addTransformed } from "@pilotlight/onboarding";
 import {
   Flight,
+  isAbandoned,
   listObjects,
   openRangeReader,
   openSegmentFiles,
@@ -191,10 +192,13 @@ function show(context: Context, uri: string, flight: Flight, seconds: number): v
   ]);
 }
 
-/** Segments of this process alone; nothing of them is left. */
+/** Segments of this process alone; nothing of them is left, nor of one that was killed. */
 async function withSegments(work: (maker: SegmentMaker) => Promise<void>): Promise<void> {
-  const memory = await mkdtemp(join(SHARED_MEMORY, `pilotlight-load-${userInfo().uid}-`));
-  const disk = await mkdtemp(join(tmpdir(), "pilotlight-load-"));
+  const prefixes = [SHARED_MEMORY, tmpdir()].map((place) =>
+    join(place, `pilotlight-load-${userInfo().uid}-`),
+  );
+  for (const prefix of prefixes) await removeAbandoned(prefix);
+  const [memory = "", disk = ""] = await Promise.all(prefixes.map((prefix) => mkdtemp(prefix)));
   try {
     const segments = openSegmentFiles({
       memory: { directory: memory, bytesMax: Number.MAX_SAFE_INTEGER },
@@ -209,6 +213,15 @@ async function withSegments(work: (maker: SegmentMaker) => Promise<void>): Promi
   } finally {
     await rm(memory, { recursive: true, force: true });
     await rm(disk, { recursive: true, force: true });
+  }
+}
+
+/** Folders whose owner was killed: they can be taken. */
+async function removeAbandoned(prefix: string): Promise<void> {
+  for (const name of await readdir(dirname(prefix))) {
+    const directory = join(dirname(prefix), name);
+    if (directory.startsWith(prefix) && isAbandoned(directory))
+      await rm(directory, { recursive: true, force: true });
   }
 }
 

@@ -1,10 +1,11 @@
 // `pilotlight weights …` over real repositories: a folder, and a real S3 server.
-import { mkdtemp, open, readdir, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { mkdtemp, open, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir, userInfo } from "node:os";
+import { basename, join } from "node:path";
 import { addModel } from "@pilotlight/models";
 import { openStore } from "@pilotlight/object-store";
 import { S3_START_TIMEOUT_MS, type S3TestServer, startS3Server } from "@pilotlight/object-store/testing";
+import { openSegmentFiles } from "@pilotlight/weights";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runCli } from "../cli.ts";
 
@@ -80,6 +81,25 @@ describe("weights load", () => {
     const own = (await readdir("/dev/shm")).filter((name) => name.startsWith("pilotlight-load-"));
     expect(own).toEqual([]);
   });
+});
+
+test("shared memory of a load that was killed goes with the next load, that of a running one stays", async () => {
+  const [killed, running] = await Promise.all(
+    ["killed", "running"].map((name) => mkdtemp(`/dev/shm/pilotlight-load-${userInfo().uid}-${name}-`)),
+  );
+  const place = (directory = "") => ({
+    memory: { directory, bytesMax: 2 ** 20 },
+    disk: { directory: join(folder, basename(directory)), bytesMax: 0 },
+    reserveBytes: 0,
+  });
+  openSegmentFiles(place(killed)).close();
+  await writeFile(join(killed ?? "", "weights-1"), "left over");
+  const segments = openSegmentFiles(place(running));
+  expect((await run("load", "./model")).code).toBe(0);
+  const left = (await readdir("/dev/shm")).filter((name) => name.startsWith("pilotlight-load-"));
+  expect(left).toEqual([basename(running ?? "")]);
+  segments.close();
+  await rm(running ?? "", { recursive: true });
 });
 
 describe("weights verify", () => {
