@@ -1,16 +1,22 @@
 // A Google Cloud Storage bucket by its JSON API. An object's generation stands for its ETag: it pins reads and conditions writes.
-// Small bodies are one multipart upload; larger ones a resumable session, which is asked how far it came when an answer was
-// lost. The far side is told the MD5 of small bodies, and everybody's conditional writes carry a token: when a write's answer
+// Small bodies are one multipart upload; larger ones a resumable session (google-session.ts). The far side is told the MD5 of small bodies, and everybody's conditional writes carry a token: when a write's answer
 // was lost and its repetition meets its own object, the token tells that it was ours.
 // After https://cloud.google.com/storage/docs/json_api
 import { createHash, randomUUID } from "node:crypto";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
-import type { TokenSource } from "./access-token.ts";
-import { type HttpClient, type HttpResponse, readBody, readErrorText, statusError } from "./http.ts";
+import {
+  type Answer,
+  type Call,
+  explain,
+  type GoogleRequestOptions,
+  GoogleRequests,
+  parseJson,
+  type Query,
+} from "./google-requests.ts";
+import { uploadInSession } from "./google-session.ts";
 import { HttpReads } from "./http-reads.ts";
 import { checkKey } from "./keys.ts";
 import { goneMeanwhile, putBody } from "./put-body.ts";
-import type { RetryBudget } from "./retry-budget.ts";
 import type {
   ByteSource,
   ListOptions,
@@ -21,38 +27,18 @@ import type {
   ReadOptions,
 } from "./store.ts";
 
-const JSON_BYTES_MAX = 16 * 1024 * 1024;
 const WRITE_TOKEN = "pilotlight-write";
-/** Without a token nothing expires, but addresses are looked up again now and then all the same. */
-const ANONYMOUS_LIFE_MS = 60 * 60_000;
-const SESSION_ATTEMPTS_MAX = 5;
 const GENERATION = /^\d{1,20}$/;
 
-export type GoogleStoreOptions = {
+export type GoogleStoreOptions = GoogleRequestOptions & {
   uri: string;
   bucket: string;
   /** Empty, or ends with "/". */
   prefix: string;
-  /** Without a trailing slash. */
-  endpoint: string;
-  /** Undefined: no token. */
-  token: TokenSource | undefined;
-  http: HttpClient;
-  budget: RetryBudget;
 };
 
 /** What the API says of an object. */
 type Resource = { name: string; size: string; generation: string; updated: string; metadata?: object };
-type Query = Record<string, string>;
-type Call = {
-  method: "GET" | "POST" | "DELETE";
-  path: string;
-  query?: Query;
-  headers?: Record<string, string>;
-  body?: Uint8Array;
-  signal?: AbortSignal | undefined;
-};
-type Answer = { text: string; header: HttpResponse["header"] };
 
 export function createGoogleStore(options: GoogleStoreOptions): ObjectStore {
   return new GoogleStore(options);
@@ -62,11 +48,13 @@ class GoogleStore implements ObjectStore {
   readonly uri: string;
   readonly writable = true;
   readonly #options: GoogleStoreOptions;
+  readonly #requests: GoogleRequests;
   readonly #reads: HttpReads;
 
   constructor(options: GoogleStoreOptions) {
     this.uri = options.uri;
     this.#options = options;
+    this.#requests = new GoogleRequests(options);
     this.#reads = new HttpReads({
       http: options.http,
       budget: options.budget,
@@ -130,7 +118,12 @@ class GoogleStore implements ObjectStore {
       // Inclusive: the key itself is left out below.
       if (startAfter !== undefined) query.startOffset = this.#options.prefix + startAfter;
       if (pageToken !== undefined) query.pageToken = pageToken;
-      const { text } = await this.#call({ method: "GET", path: this.#bucketPath("o"), query, signal });
+      const { text } = await this.#requests.call({
+        method: "GET",
+        path: this.#bucketPath("o"),
+        query,
+        signal,
+      });
       const page = parseJson<{ items?: Resource[]; nextPageToken?: string }>(text);
       for (const resource of page.items ?? []) {
         const key = resource.name.slice(this.#options.prefix.length);
@@ -144,7 +137,7 @@ class GoogleStore implements ObjectStore {
     const { ifMatch, signal } = options;
     const query: Query = ifMatch === undefined ? {} : { ifGenerationMatch: generation(ifMatch) };
     try {
-      await this.#call({ method: "DELETE", path: this.#objectPath(key), query, signal });
+      await this.#requests.call({ method: "DELETE", path: this.#objectPath(key), query, signal });
     } catch (error) {
       if ((error as PlatformError).code !== "notFound") throw error;
       if (ifMatch !== undefined) throw goneMeanwhile(key, error);
@@ -170,7 +163,7 @@ class GoogleStore implements ObjectStore {
 
   async #resource(key: string, signal: AbortSignal | undefined): Promise<Resource | undefined> {
     try {
-      const { text } = await this.#call({ method: "GET", path: this.#objectPath(key), signal });
+      const { text } = await this.#requests.call({ method: "GET", path: this.#objectPath(key), signal });
       return parseJson<Resource>(text);
     } catch (error) {
       if ((error as PlatformError).code === "notFound") return undefined;
@@ -182,21 +175,8 @@ class GoogleStore implements ObjectStore {
   async #media(key: string, ifMatch: string | undefined) {
     const query: Query = { alt: "media" };
     if (ifMatch !== undefined) query.ifGenerationMatch = generation(ifMatch);
-    const { headers, expiresAt } = await this.#authorization();
-    return { url: this.#url(this.#objectPath(key), query), headers, expiresAt };
-  }
-
-  async #authorization(): Promise<{ headers: Record<string, string>; expiresAt: number }> {
-    const { token: source } = this.#options;
-    if (source === undefined) return { headers: {}, expiresAt: Date.now() + ANONYMOUS_LIFE_MS };
-    const { token, expiresAt } = await source();
-    return { headers: { authorization: `Bearer ${token}` }, expiresAt };
-  }
-
-  #url(path: string, query: Query): URL {
-    const url = new URL(`${this.#options.endpoint}${path}`);
-    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
-    return url;
+    const { headers, expiresAt } = await this.#requests.authorization();
+    return { url: this.#requests.url(this.#objectPath(key), query), headers, expiresAt };
   }
 
   /** Metadata and bytes in one request, all or nothing. */
@@ -211,7 +191,7 @@ class GoogleStore implements ObjectStore {
       bytes,
       Buffer.from(`\r\n--${boundary}--\r\n`),
     ]);
-    const { text } = await this.#call(
+    const { text } = await this.#requests.call(
       {
         method: "POST",
         path: `/upload${this.#bucketPath("o")}`,
@@ -233,125 +213,21 @@ class GoogleStore implements ObjectStore {
     options: PutOptions,
   ): Promise<Resource> {
     const { contentType = "application/octet-stream", signal } = options;
-    const { header } = await this.#call({
+    const begin: Call = {
       method: "POST",
       path: `/upload${this.#bucketPath("o")}`,
       query: { uploadType: "resumable", ...conditions(options) },
       headers: { "content-type": "application/json; charset=UTF-8" },
       body: Buffer.from(JSON.stringify({ name, contentType, metadata: { [WRITE_TOKEN]: token } })),
       signal,
-    });
-    const session = URL.parse(header("location") ?? "");
-    if (session === null)
-      throw new PlatformError("corrupt", `PUT ${name}: the answer names no upload session`);
+    };
     try {
-      let offset = 0;
-      let held: Uint8Array | undefined;
-      for await (const part of parts) {
-        if (held !== undefined) {
-          await this.#sendPart(session, held, { offset, last: false, signal });
-          offset += held.byteLength;
-        }
-        held = part;
-      }
-      verify();
-      const text = await this.#sendPart(session, held ?? new Uint8Array(), { offset, last: true, signal });
-      return parseJson<Resource>(text);
+      return parseJson<Resource>(await uploadInSession(this.#requests, begin, parts, verify));
     } catch (thrown) {
-      const error = toPlatformError(thrown);
-      const own = await this.#ownWrite(name, token, error, 2).catch(() => undefined);
+      const own = await this.#ownWrite(name, token, toPlatformError(thrown), 2).catch(() => undefined);
       if (own !== undefined) return parseJson<Resource>(own.text);
-      // Best effort: sessions that nobody ends are forgotten after a week.
-      await this.#send(session, "DELETE", {}, undefined, undefined).catch(() => undefined);
       throw thrown;
     }
-  }
-
-  /**
-   * One part, sent again from where the session stands when its answer was lost. Returns the last part's answer.
-   */
-  async #sendPart(
-    session: URL,
-    part: Uint8Array,
-    place: { offset: number; last: boolean; signal: AbortSignal | undefined },
-  ): Promise<string> {
-    const { offset, last, signal } = place;
-    const end = offset + part.byteLength;
-    const total = last ? String(end) : "*";
-    let at = offset;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        if (attempt > 1) {
-          const range = { "content-range": `bytes */${total}` };
-          const state = await this.#send(session, "PUT", range, new Uint8Array(), signal);
-          if (state.status !== 308) return state.text;
-          at = receivedEnd(state.range);
-        }
-        if (at < offset || at > end) {
-          throw new PlatformError("corrupt", "the upload session lost bytes that it had");
-        }
-        if (at < end || last) {
-          const span = at === end ? "*" : `${at}-${end - 1}`;
-          const headers = { "content-range": `bytes ${span}/${total}` };
-          const answer = await this.#send(session, "PUT", headers, part.subarray(at - offset), signal);
-          if (answer.status !== 308) return answer.text;
-          at = receivedEnd(answer.range);
-        }
-        if (at === end && !last) return "";
-        throw new PlatformError("unavailable", "the upload session took a part of what was sent");
-      } catch (thrown) {
-        const error = toPlatformError(thrown);
-        const again = error.retryable && attempt < SESSION_ATTEMPTS_MAX && this.#options.budget.take();
-        if (!again || signal?.aborted === true) throw thrown;
-      }
-    }
-  }
-
-  /** A request to a session. 308 is an answer: it wants more. */
-  async #send(
-    url: URL,
-    method: "PUT" | "DELETE",
-    headers: Record<string, string>,
-    body: Uint8Array | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<{ status: number; text: string; range: string | undefined }> {
-    const response = await this.#options.http.send({
-      method,
-      url,
-      headers: { ...(await this.#authorization()).headers, ...headers },
-      ...(body === undefined ? {} : { body }),
-      signal,
-    });
-    const { status } = response;
-    if (status !== 308 && (status < 200 || status > 299)) throw await errorOf(response, "upload session");
-    const text = (await readBody(response.body, JSON_BYTES_MAX)).toString("utf8");
-    return { status, text, range: response.header("range") };
-  }
-
-  /** Sends with retries. `onFailure` may turn the failure of a repeated attempt into its result. */
-  async #call(
-    call: Call,
-    onFailure?: (error: PlatformError, attempt: number) => Promise<Answer | undefined>,
-  ): Promise<Answer> {
-    const { budget, http } = this.#options;
-    return budget.run(async (attempt) => {
-      const { headers } = await this.#authorization();
-      const response = await http.send({
-        method: call.method,
-        url: this.#url(call.path, call.query ?? {}),
-        headers: { ...headers, ...call.headers },
-        ...(call.body === undefined ? {} : { body: call.body }),
-        signal: call.signal,
-      });
-      if (response.status >= 200 && response.status < 300) {
-        const text = (await readBody(response.body, JSON_BYTES_MAX)).toString("utf8");
-        return { text, header: response.header };
-      }
-      const error = await errorOf(response, `${call.method} ${this.#options.bucket}`);
-      const answer = await onFailure?.(error, attempt);
-      if (answer === undefined) throw error;
-      return answer;
-    }, call.signal);
   }
 
   /** What there is when it carries our token, i.e. our earlier write succeeded after all. */
@@ -363,7 +239,7 @@ class GoogleStore implements ObjectStore {
   ): Promise<Answer | undefined> {
     if (attempt === 1 || error.code !== "preconditionFailed") return undefined;
     const path = this.#bucketPath(`o/${encodeURIComponent(name)}`);
-    const answer = await this.#call({ method: "GET", path });
+    const answer = await this.#requests.call({ method: "GET", path });
     const { metadata } = parseJson<{ metadata?: Record<string, unknown> }>(answer.text);
     return metadata?.[WRITE_TOKEN] === token ? answer : undefined;
   }
@@ -389,12 +265,6 @@ async function putResource(
     inParts: async (parts, verify) => keep(await writer.inParts(parts, verify)),
   });
   return written as Resource;
-}
-
-/** "bytes=0-N" as N + 1; 0 without it. */
-function receivedEnd(range: string | undefined): number {
-  const last = /^bytes=0-(\d{1,15})$/.exec(range ?? "")?.[1];
-  return last === undefined ? 0 : Number(last) + 1;
 }
 
 function conditions({ ifNoneMatch, ifMatch }: PutOptions): Query {
@@ -423,27 +293,5 @@ function isKey(key: string): boolean {
     return true;
   } catch {
     return false;
-  }
-}
-
-function parseJson<T>(text: string): T {
-  try {
-    return JSON.parse(text) as T;
-  } catch (cause) {
-    throw new PlatformError("corrupt", "the far side answered malformed JSON", { cause });
-  }
-}
-
-async function errorOf(response: HttpResponse, what: string): Promise<PlatformError> {
-  return statusError(response, what, explain(await readErrorText(response)));
-}
-
-/** The message of an error document, in one line. */
-function explain(text: string): string {
-  try {
-    const { error } = JSON.parse(text) as { error?: { message?: unknown } };
-    return typeof error?.message === "string" ? error.message.replace(/\s+/g, " ") : "";
-  } catch {
-    return "";
   }
 }
