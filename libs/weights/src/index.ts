@@ -1,6 +1,7 @@
 // A load of a safetensors repository, from the store to tensors that can be mapped. The weight streamer keeps and shares
 // what is loaded; the command line loads once.
 
+export { knownSha256, segmentSha256 } from "./background-digest.ts";
 export { ConvertedLayout } from "./converted.ts";
 export type { WeightsEvent } from "./events.ts";
 export { Flight, type FlightLimits, type FlightStats } from "./flight.ts";

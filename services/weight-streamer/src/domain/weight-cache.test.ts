@@ -532,6 +532,42 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
     });
   });
 
+  describe("digests", () => {
+    const checked: [string, boolean][] = [];
+    const digests = {
+      afterMs: 0,
+      bytesPerSecond: 2 ** 30,
+      onChecked: (_source: string, key: string, right: boolean) => void checked.push([key, right]),
+    };
+    beforeEach(() => void checked.splice(0));
+
+    test("of what was loaded are taken in the background, whole", async () => {
+      const cache = makeCache({}, { digests });
+      await cache.prefetch(source());
+      await expect.poll(() => checked.length).toBe(3);
+      expect(checked.every(([, right]) => right)).toBe(true);
+      expect(cache.held()).toHaveLength(1);
+    });
+    test("that are wrong are told, and the weights are given to nobody else", async () => {
+      const path = join(repository, "pilotlight.json");
+      const record = JSON.parse(await readFile(path, "utf8"));
+      const [key] = Object.keys(record.files).filter((name) => name.includes("00002"));
+      record.files[key as string].sha256 = "0".repeat(64);
+      await writeFile(path, JSON.stringify(record));
+      const cache = makeCache({}, { digests });
+      const lease = cache.load(source());
+      await drain(lease);
+      await expect.poll(() => checked).toContainEqual([key, false]);
+      const other = cache.load(source());
+      expect((await drain(other))[0]).toMatchObject({ cached: false });
+      lease.release();
+      await expect.poll(() => cache.held().length).toBe(1);
+      other.release();
+      await expect.poll(() => cache.held()).toEqual([]);
+      expect(segmentNames()).toEqual([]);
+    });
+  });
+
   describe("letting go", () => {
     test("the last lease of an unfinished flight cancels it and frees everything", async () => {
       const reached = Promise.withResolvers<void>();

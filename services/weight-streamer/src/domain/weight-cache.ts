@@ -7,22 +7,28 @@
 //       not a second fetch. A copy holds what was checked before.
 //   C5. Weights that are converted on the way are weights of their own: fetched, held and given up beside the plain ones, and never
 //       offered to other nodes, which know files by what the source has.
+//   C6. What a digest is known of is read again in the background. Weights that turn out wrong are given to nobody any more.
 //   C3. A lease pins its weights: they are not removed before it is released. The last lease on an unfinished flight
 //       cancels it when released.
+import { setTimeout as sleep } from "node:timers/promises";
 import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ObjectInfo, ObjectStore } from "@pilotlight/object-store";
 import {
   ConvertedLayout,
   Flight,
   type FlightLimits,
+  type FlightStats,
   fingerprint,
+  knownSha256,
   listObjects,
   type RangeReader,
   type Relay,
   type Repository,
   readRepository,
+  type Segment,
   type SegmentMaker,
   type SegmentSet,
+  segmentSha256,
   type TargetDtype,
   type WeightsEvent,
 } from "@pilotlight/weights";
@@ -36,9 +42,21 @@ export type WeightCacheOptions = {
   relayOf?: (fingerprint: string) => Relay;
   /** Told when weights of this fingerprint begin to come, are complete, and are gone. */
   onHeld?: (fingerprint: string, held: "loading" | "complete" | "gone") => void;
+  /** Of complete weights, after they were handed out; absent: blocks' checksums are all. */
+  digests?: DigestOptions;
+  /** Told when nothing of a load runs any more. */
+  onFlightEnded?: (stats: FlightStats) => void;
   /** How long a source may take to say whether held weights are still current. */
   revalidateMs: number;
   now: () => number;
+};
+
+export type DigestOptions = {
+  /** So long after a load, ms: until then its engine has the processors. */
+  afterMs: number;
+  bytesPerSecond: number;
+  /** Told of each file whose digest is known. */
+  onChecked: (source: string, key: string, right: boolean) => void;
 };
 
 /** How weights are wanted. */
@@ -84,6 +102,8 @@ type Entry = Wanted & {
     | { stop: AbortController; done: Promise<SegmentSet | undefined>; set: SegmentSet | undefined }
     | undefined;
   pins: number;
+  /** Its digest was wrong (C6). */
+  isWrong: boolean;
   /** Grows with every use: the smallest is the least recently used. */
   usedAt: number;
 };
@@ -93,6 +113,8 @@ export class WeightCache {
   readonly #entries = new Set<Entry>();
   /** Sources that are being looked at, so that simultaneous requests share the answer. */
   readonly #opening = new Map<string, Promise<{ entry: Entry; opener: symbol }>>();
+  readonly #stopDigests = new AbortController();
+  #digesting: Promise<unknown> = Promise.resolve();
   #uses = 0;
   #closed = false;
 
@@ -154,7 +176,7 @@ export class WeightCache {
     signal: AbortSignal,
   ): Promise<SharedRange | undefined> {
     const entry = [...this.#entries].find(
-      (entry) => entry.fingerprint === fingerprint && entry.dtype === undefined && !entry.flight.failed,
+      (entry) => entry.fingerprint === fingerprint && entry.dtype === undefined && isUsable(entry),
     );
     const weights = entry?.flight.repository.weights[file];
     if (entry === undefined || weights === undefined) return undefined;
@@ -173,6 +195,8 @@ export class WeightCache {
   /** Cancels every flight and removes every segment. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#stopDigests.abort();
+    await this.#digesting;
     await Promise.allSettled(this.#opening.values());
     await Promise.all([...this.#entries].map((entry) => this.#remove(entry)));
   }
@@ -199,7 +223,7 @@ export class WeightCache {
   async #findOrStart(wanted: Wanted, order: Order, own: symbol): Promise<{ entry: Entry; opener: symbol }> {
     const { source, dtype } = wanted;
     const existing = [...this.#entries].findLast(
-      (entry) => entry.source === source && entry.dtype === dtype && !entry.flight.failed,
+      (entry) => entry.source === source && entry.dtype === dtype && isUsable(entry),
     );
     if (existing !== undefined && (!existing.flight.landed || (await this.#isCurrent(existing)))) {
       return { entry: existing, opener: Symbol("earlier") };
@@ -241,12 +265,15 @@ export class WeightCache {
         flight,
         copy: undefined,
         pins: 0,
+        isWrong: false,
         usedAt: 0,
       };
       this.#entries.add(entry);
       void flight.done.then(() => {
+        this.#options.onFlightEnded?.(flight.stats);
         if (flight.failed) return this.#remove(entry);
         tell?.(print, "complete");
+        this.#checkDigests(entry);
         return store.close();
       });
       return entry;
@@ -292,8 +319,39 @@ export class WeightCache {
   #unpin(entry: Entry): void {
     entry.pins -= 1;
     if (entry.pins > 0) return;
-    if (entry.flight.landed) this.#copyToDisk(entry);
+    if (entry.flight.landed && !entry.isWrong) this.#copyToDisk(entry);
     else void this.#remove(entry);
+  }
+
+  /** One file after the other, of one repository after the other (C6). */
+  #checkDigests(entry: Entry): void {
+    const { digests } = this.#options;
+    if (digests === undefined || entry.dtype !== undefined) return;
+    const stop = this.#stopDigests.signal;
+    const due = sleep(digests.afterMs, undefined, { signal: stop, ref: false });
+    this.#digesting = Promise.all([due, this.#digesting])
+      .then(() => this.#checkNow(entry, digests, stop))
+      // Stopped, or given up meanwhile: nothing is held that could be wrong.
+      .catch(() => undefined);
+  }
+
+  async #checkNow(
+    entry: Entry,
+    { bytesPerSecond, onChecked }: DigestOptions,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { source, flight } = entry;
+    for (const [i, file] of flight.repository.weights.entries()) {
+      const expected = knownSha256(source, file);
+      if (expected === undefined || !this.#entries.has(entry)) continue;
+      const segment = flight.segments.segments[i] as Segment;
+      const right = (await segmentSha256(segment, { bytesPerSecond, signal })) === expected;
+      onChecked(source, file.key, right);
+      if (right) continue;
+      entry.isWrong = true;
+      if (entry.pins === 0) void this.#remove(entry);
+      return;
+    }
   }
 
   /** In the background; whoever needs the memory meanwhile does not wait for it (C4). */
@@ -353,6 +411,8 @@ export class WeightCache {
     this.#options.onHeld?.(fingerprint, "gone");
   }
 }
+
+const isUsable = ({ flight, isWrong }: Entry): boolean => !flight.failed && !isWrong;
 
 const isIn = (set: SegmentSet, place: "memory" | "disk"): boolean =>
   set.segments.some((segment) => segment.place === place);

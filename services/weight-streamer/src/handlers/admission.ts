@@ -1,18 +1,15 @@
 // Who may ask for what: a replica gets the weights that its version names, nothing else, and those only while their approval was not
 // taken back. Its order and its first question may cross on their way here, so one that is not known yet is waited for.
-import { setTimeout as sleep } from "node:timers/promises";
 import type { ReplicaWanted } from "@pilotlight/contracts";
 import { PlatformError } from "@pilotlight/errors";
 import type { WithdrawnModels } from "../domain/withdrawn-models.ts";
 import type { Assignments } from "../store/assignments.ts";
 
-const LOOK_INTERVAL_MS = 50;
-
 /** Throws `permissionDenied`, or `preconditionFailed` for a model that may not be loaded any more. */
 export type Admission = (replicaId: string, source: string, signal: AbortSignal) => Promise<void>;
 
 export type AdmissionOptions = {
-  assignments: Pick<Assignments, "sourceOf">;
+  assignments: Pick<Assignments, "sourceOf" | "changed">;
   withdrawn: Pick<WithdrawnModels, "check">;
   /** Serve people and tools too: whoever is no replica that this node was given. */
   strangersAllowed: boolean;
@@ -23,21 +20,19 @@ export type AdmissionOptions = {
 export function createAdmission(options: AdmissionOptions): Admission {
   const { assignments, withdrawn, strangersAllowed, orderWaitMs } = options;
   return async (replicaId, source, signal) => {
-    let assigned = assignments.sourceOf(replicaId);
-    for (let waited = 0; assigned === undefined && !strangersAllowed; waited += LOOK_INTERVAL_MS) {
-      if (waited >= orderWaitMs) {
-        throw new PlatformError(
-          "permissionDenied",
-          `this node was given no replica ${replicaId || "(unnamed)"}`,
-          {
-            field: "replicaId",
-            remedy:
-              "Only this node's replicas load weights here, each its version's. For a streamer without the platform set STRANGERS_ALLOWED=true.",
-          },
-        );
-      }
-      await sleep(LOOK_INTERVAL_MS, undefined, { signal });
-      assigned = assignments.sourceOf(replicaId);
+    const assigned = strangersAllowed
+      ? assignments.sourceOf(replicaId)
+      : await orderOf(assignments, replicaId, AbortSignal.any([signal, AbortSignal.timeout(orderWaitMs)]));
+    if (assigned === undefined && !strangersAllowed) {
+      throw new PlatformError(
+        "permissionDenied",
+        `this node was given no replica ${replicaId || "(unnamed)"}`,
+        {
+          field: "replicaId",
+          remedy:
+            "Only this node's replicas load weights here, each its version's. For a streamer without the platform set STRANGERS_ALLOWED=true.",
+        },
+      );
     }
     if (assigned !== undefined && assigned !== source) {
       throw new PlatformError("permissionDenied", `replica ${replicaId} was not given these weights`, {
@@ -47,6 +42,23 @@ export function createAdmission(options: AdmissionOptions): Admission {
     }
     withdrawn.check(source);
   };
+}
+
+/** What a replica was given, waited for within the signal's time; undefined: nothing. */
+async function orderOf(
+  assignments: AdmissionOptions["assignments"],
+  replicaId: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const over = new Promise<void>((resolve) =>
+    signal.addEventListener("abort", () => resolve(), { once: true }),
+  );
+  while (true) {
+    const change = assignments.changed();
+    const assigned = assignments.sourceOf(replicaId);
+    if (assigned !== undefined || signal.aborted) return assigned;
+    await Promise.race([change, over]);
+  }
 }
 
 /** `replicaWanted`: remembers what the replica may have. */

@@ -9,6 +9,7 @@ const REPLICAS_MAX = 10_000;
 
 export class Assignments {
   readonly #database: DatabaseSync;
+  #change = Promise.withResolvers<void>();
 
   constructor(file: string) {
     mkdirSync(dirname(file), { recursive: true, mode: 0o750 });
@@ -32,6 +33,14 @@ export class Assignments {
     this.#database
       .prepare("delete from assignment where number <= (select max(number) from assignment) - ?")
       .run(REPLICAS_MAX);
+    const { resolve } = this.#change;
+    this.#change = Promise.withResolvers();
+    resolve();
+  }
+
+  /** Resolves with the next assignment of any replica. */
+  changed(): Promise<void> {
+    return this.#change.promise;
   }
 
   /** Undefined for a replica that this node was never given. */
