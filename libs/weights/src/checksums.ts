@@ -2,6 +2,9 @@
 import { crc32 } from "node:zlib";
 import { PlatformError } from "@pilotlight/errors";
 
+export const WRONG_BYTES_REMEDY =
+  "The bucket or the way to it changes bytes: check the storage, then add the model again.";
+
 export type BlockChecksums = {
   blockBytes: number;
   /** CRC-32 of each block, 8 hex digits each. */
@@ -43,7 +46,7 @@ export class RangeChecker {
     const expected = this.#checksums.blocks.slice(this.#block * 8, this.#block * 8 + 8);
     if (this.#crc.toString(16).padStart(8, "0") !== expected) {
       throw new PlatformError("corrupt", `${this.#name}: block ${this.#block} does not match its checksum`, {
-        remedy: "The bucket or the way to it changes bytes: check the storage, then add the model again.",
+        remedy: WRONG_BYTES_REMEDY,
       });
     }
     this.#block += 1;

@@ -12,14 +12,14 @@ import { Bell } from "./bell.ts";
 import { type Chunk, chunkBytesFor, cutIntoChunks, TensorTracker } from "./chunks.ts";
 import { Deadline } from "./deadline.ts";
 import type { TensorReady, WeightsEvent } from "./events.ts";
-import { type Contender, HedgePolicy, hedged } from "./hedge.ts";
+import { type Contender, type HedgeLimits, HedgePolicy, hedged } from "./hedge.ts";
 import { chunksOf, isOrderOf, orderedTensors } from "./order.ts";
 import type { RangeReader, Scratch, Segment, SegmentSet } from "./ports.ts";
 import { type Relay, RelayQueue } from "./relay.ts";
 import { metadataOf, type Repository, tensorsOf, type WeightFile } from "./repository.ts";
 import { arrived, refused, startWindow, type Window } from "./window.ts";
 
-export type FlightLimits = {
+export type FlightLimits = HedgeLimits & {
   /** Bytes of one request, of a large repository up to four times as many; a multiple of the checksums' block. */
   chunkBytes: number;
   /** Requests at once, to begin with and at most. */
@@ -29,9 +29,10 @@ export type FlightLimits = {
   chunkDeadlineMs: number;
   /** Attempts for one range, the first included. */
   chunkAttemptsMax: number;
+  /** Before the second attempt; before the third twice as long, and so on. */
+  retryDelayMs: number;
 };
 
-const RETRY_DELAY_MS = 200;
 /** What the far side says when it wants fewer requests. Ranges that are late want the same: each would get more of the link. */
 const REFUSALS: readonly string[] = ["unavailable", "resourceExhausted"];
 const PROGRESS_INTERVAL_MS = 250;
@@ -77,13 +78,14 @@ export class Flight {
   /** Settles when the flight has landed or failed and nothing of it runs any more. Never rejects. */
   readonly done: Promise<void>;
   #state: State = { kind: "flying" };
-  readonly #hedging = new HedgePolicy();
+  readonly #hedging: HedgePolicy;
   readonly #arrived: Set<number>[];
   readonly #queue: RelayQueue;
   #window: Window;
   #bytesDone = 0;
   #bytesFromPeers = 0;
   #requests = 0;
+  #ranges = 0;
   #retries = 0;
   #durationMs = 0;
 
@@ -93,6 +95,7 @@ export class Flight {
     this.#segments = parts.segments;
     this.#startedAt = parts.now();
     this.#arrived = parts.repository.weights.map(() => new Set());
+    this.#hedging = new HedgePolicy(parts.limits);
     const { requestsInitial, requestsMax, chunkBytes, chunkDeadlineMs } = parts.limits;
     this.#chunkBytes = chunkBytesFor(parts.repository.bytesTotal, chunkBytes);
     this.#chunkDeadlineMs = chunkDeadlineMs * (this.#chunkBytes / chunkBytes);
@@ -134,6 +137,11 @@ export class Flight {
       hedges: this.#hedging.hedges,
       bytesFromPeers: this.#bytesFromPeers,
     };
+  }
+
+  /** Ranges on their way, and how many may be. */
+  get ranges(): { inFlight: number; allowed: number } {
+    return { inFlight: this.#ranges, allowed: this.#state.kind === "flying" ? this.#window.size : 0 };
   }
 
   /** Bytes that came over the wire; what lies on the source's own disk is not fetched. */
@@ -287,8 +295,13 @@ export class Flight {
 
   /** From the first of the route's peers that has it, else from the source. */
   async #fetch(chunk: Chunk, route: readonly Peer[]): Promise<void> {
-    for (const peer of route) if (await this.#fetchFromPeer(chunk, peer)) return;
-    await this.#fetchFromSource(chunk);
+    this.#ranges += 1;
+    try {
+      for (const peer of route) if (await this.#fetchFromPeer(chunk, peer)) return;
+      await this.#fetchFromSource(chunk);
+    } finally {
+      this.#ranges -= 1;
+    }
   }
 
   async #fetchFromPeer({ file, offset, length }: Chunk, peer: Peer): Promise<boolean> {
@@ -334,7 +347,7 @@ export class Flight {
         // A flipped bit may have happened on the way: wrong bytes are asked for again like lost ones.
         if (attempt >= limits.chunkAttemptsMax || !(error.retryable || error.code === "corrupt")) throw error;
         this.#retries += 1;
-        await sleep(RETRY_DELAY_MS * attempt, undefined, { signal: this.#stop.signal });
+        await sleep(limits.retryDelayMs * attempt, undefined, { signal: this.#stop.signal });
       } finally {
         deadline.end();
       }

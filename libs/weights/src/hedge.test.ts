@@ -2,9 +2,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { HedgePolicy, hedged } from "./hedge.ts";
 
+const LIMITS = { hedgeShareMax: 0.05, hedgeAfterMsMin: 250 };
 const never = AbortSignal.any([]);
 const primed = (): HedgePolicy => {
-  const policy = new HedgePolicy();
+  const policy = new HedgePolicy(LIMITS);
   for (let i = 0; i < 8; i++) policy.finished(1);
   return policy;
 };
@@ -43,12 +44,13 @@ describe("hedging", () => {
     await expect(hedged(primed(), failing("first"), () => failing("second"), never)).rejects.toThrow("first");
   });
   test("nothing is slow while little is known, and the budget is a small share", () => {
-    const policy = new HedgePolicy();
+    const policy = new HedgePolicy(LIMITS);
     expect(policy.slowAfterMs()).toBe(Number.POSITIVE_INFINITY);
     for (let i = 0; i < 100; i++) policy.finished(1_000);
     expect(policy.slowAfterMs()).toBe(4_000);
     let allowed = 0;
     while (policy.mayHedge()) allowed += 1;
     expect(allowed).toBe(7);
+    expect(new HedgePolicy({ ...LIMITS, hedgeShareMax: 0 }).mayHedge()).toBe(false);
   });
 });

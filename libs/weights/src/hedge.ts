@@ -9,15 +9,26 @@ const MEMORY = 32;
 const KNOWN_MIN = 8;
 /** So much longer than the median is slow. */
 const SLOW_FACTOR = 4;
-const SLOW_MS_MIN = 250;
-const BUDGET_SHARE = 0.05;
+/** A small load has a slow tail too. */
 const BUDGET_MIN = 2;
+
+export type HedgeLimits = {
+  /** Second requests are at most this share of all, and a few; 0: none. */
+  hedgeShareMax: number;
+  /** What arrived within this is never slow, ms. */
+  hedgeAfterMsMin: number;
+};
 
 /** Tells when a range is slow, and whether the budget has room. */
 export class HedgePolicy {
+  readonly #limits: HedgeLimits;
   readonly #durations: number[] = [];
   #finished = 0;
   #hedges = 0;
+
+  constructor(limits: HedgeLimits) {
+    this.#limits = limits;
+  }
 
   /** A range arrived after this long. */
   finished(durationMs: number): void {
@@ -29,12 +40,13 @@ export class HedgePolicy {
   slowAfterMs(): number {
     if (this.#finished < KNOWN_MIN) return Number.POSITIVE_INFINITY;
     const sorted = this.#durations.toSorted((a, b) => a - b);
-    return Math.max(SLOW_MS_MIN, SLOW_FACTOR * (sorted[sorted.length >> 1] as number));
+    return Math.max(this.#limits.hedgeAfterMsMin, SLOW_FACTOR * (sorted[sorted.length >> 1] as number));
   }
 
   /** Takes one from the budget (H1). */
   mayHedge(): boolean {
-    if (this.#hedges >= BUDGET_MIN + this.#finished * BUDGET_SHARE) return false;
+    const share = this.#limits.hedgeShareMax;
+    if (share === 0 || this.#hedges >= BUDGET_MIN + this.#finished * share) return false;
     this.#hedges += 1;
     return true;
   }

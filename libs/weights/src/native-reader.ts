@@ -1,9 +1,9 @@
 // Reads ranges with the native mover where a store's objects lie behind HTTP, and in the plain way for everything
 // else: files, and answers that need more than bytes to be moved (redirects, expired signatures, errors to be named).
-import { PlatformError } from "@pilotlight/errors";
+import { PlatformError, toPlatformError } from "@pilotlight/errors";
 import type { ByteSource, ObjectStore } from "@pilotlight/object-store";
 import type { Mover } from "@pilotlight/streamer";
-import type { BlockChecksums } from "./checksums.ts";
+import { type BlockChecksums, WRONG_BYTES_REMEDY } from "./checksums.ts";
 import type { RangeReader, RangeRequest } from "./ports.ts";
 
 /** Where an object is, its URL parsed once. */
@@ -27,7 +27,7 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
         remedy: "Start the load again.",
       });
     }
-    const outcome = await mover.move(
+    const moved = mover.move(
       {
         url,
         headers: source.headers,
@@ -41,9 +41,20 @@ export function createNativeReader(mover: Mover, fallback: RangeReader): RangeRe
       },
       signal,
     );
+    const outcome = await moved.catch((error: unknown) => Promise.reject(named(key, error)));
     if (outcome.kind === "otherAnswer") return fallback(store, request, segment, signal);
     segment.filled(length);
   };
+}
+
+/** The mover knows addresses only. */
+function named(key: string, thrown: unknown): PlatformError {
+  const { code, message, remedy: said } = toPlatformError(thrown);
+  const remedy = code === "corrupt" ? WRONG_BYTES_REMEDY : said;
+  return new PlatformError(code, `${key}: ${message}`, {
+    cause: thrown,
+    ...(remedy === undefined ? {} : { remedy }),
+  });
 }
 
 /** Where the key is; asked once for all that want it, and again shortly before it expires. */

@@ -61,6 +61,15 @@ export type SegmentMaker = {
   copyToDisk(set: SegmentSet, evict: () => boolean, signal: AbortSignal): Promise<SegmentSet | undefined>;
   /** Bytes held and allowed in shared memory. What is only ready for the next load is not held. */
   usage(): { bytesUsed: number; bytesMax: number };
+  /** Every place: what is held there, what is only ready for the next load, what is allowed. */
+  places(): PlaceUsage[];
+};
+
+export type PlaceUsage = {
+  place: "memory" | "disk";
+  bytesUsed: number;
+  bytesReady: number;
+  bytesMax: number;
 };
 
 /** What one range is. */

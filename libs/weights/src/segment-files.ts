@@ -19,7 +19,7 @@ import type { ObjectStore } from "@pilotlight/object-store";
 import type { Mover } from "@pilotlight/streamer";
 import { bytesInOneFile, FileSet, nothing, type Place } from "./file-set.ts";
 import { hasHugePages } from "./huge-memory.ts";
-import type { Segment, SegmentMaker, SegmentSet } from "./ports.ts";
+import type { PlaceUsage, Segment, SegmentMaker, SegmentSet } from "./ports.ts";
 import type { Repository, WeightFile } from "./repository.ts";
 import { type SpareMemory, SpareShelf, type SpareSource } from "./spare-memory.ts";
 
@@ -87,6 +87,14 @@ class SegmentFiles implements SegmentMaker {
   usage(): { bytesUsed: number; bytesMax: number } {
     const { bytesUsed, bytesMax } = this.#memory;
     return { bytesUsed: bytesUsed - (this.#spare?.bytes ?? 0), bytesMax };
+  }
+
+  places(): PlaceUsage[] {
+    const { bytesUsed, bytesMax } = this.#disk;
+    return [
+      { place: "memory", ...this.usage(), bytesReady: this.#spare?.bytesReady ?? 0 },
+      { place: "disk", bytesUsed, bytesReady: 0, bytesMax },
+    ];
   }
 
   async create(

@@ -11,7 +11,7 @@ import { openSegmentFiles } from "./segment-files.ts";
 
 const PAGE = 4096;
 const SPARE = 16 * PAGE;
-const mover = createMover({ threads: 1, silenceMs: 1000 });
+const mover = createMover({ threads: 1, silenceMs: 1000, connectTimeoutMs: 2_000 });
 const store = openStore("https://nowhere.test/");
 let folder: string;
 let ready: Promise<unknown>;

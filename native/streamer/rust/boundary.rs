@@ -9,7 +9,7 @@ use napi::bindgen_prelude::*;
 use napi::{Env, JsDeferred};
 use napi_derive::napi;
 
-use crate::connection::Server;
+use crate::connection::{Patience, Server};
 use crate::failure::{Failure, Kind};
 use crate::memory::Memory;
 use crate::pool::{Job, Pool};
@@ -58,14 +58,15 @@ pub struct NativeMover {
 
 #[napi]
 impl NativeMover {
-    /// `threads` ranges at once; `silence_ms` bounds the silence of a server.
+    /// `threads` ranges at once; a server may take `connect_timeout_ms` to accept a connection and be silent for `silence_ms`.
     #[napi(constructor, catch_unwind)]
-    pub fn new(threads: u32, silence_ms: u32) -> Result<Self> {
-        let pool = Pool::start(
-            threads as usize,
-            Duration::from_millis(u64::from(silence_ms)),
-        )
-        .map_err(|error| Error::from_reason(error.to_string()))?;
+    pub fn new(threads: u32, silence_ms: u32, connect_timeout_ms: u32) -> Result<Self> {
+        let patience = Patience {
+            connect: Duration::from_millis(u64::from(connect_timeout_ms)),
+            silence: Duration::from_millis(u64::from(silence_ms)),
+        };
+        let pool = Pool::start(threads as usize, patience)
+            .map_err(|error| Error::from_reason(error.to_string()))?;
         Ok(NativeMover {
             pool,
             running: Running::default(),

@@ -9,7 +9,14 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To accept a connection, for each of its addresses.
+    pub connect: Duration,
+    /// Between two signs of life on it.
+    pub silence: Duration,
+}
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +32,12 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Connects to the server's first address that answers. `silence` bounds every later read and write.
-    pub fn open(server: &Server, silence: Duration) -> io::Result<Connection> {
+    /// Connects to the server's first address that answers.
+    pub fn open(server: &Server, patience: Patience) -> io::Result<Connection> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         for address in (server.host.as_str(), server.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => return Connection::start(server, stream, silence),
+            match TcpStream::connect_timeout(&address, patience.connect) {
+                Ok(stream) => return Connection::start(server, stream, patience.silence),
                 Err(error) => last = error,
             }
         }

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use crate::connection::Shelf;
+use crate::connection::{Patience, Shelf};
 use crate::failure::{Failure, Kind};
 use crate::transfer::{BUFFER_BYTES, Control, Request, transfer};
 
@@ -35,7 +34,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn start(threads: usize, silence: Duration) -> std::io::Result<Pool> {
+    pub fn start(threads: usize, patience: Patience) -> std::io::Result<Pool> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -51,7 +50,7 @@ impl Pool {
             let thread = std::thread::Builder::new()
                 .name(format!("range-{i}"))
                 .stack_size(256 * 1024)
-                .spawn(move || work(&shared, silence))?;
+                .spawn(move || work(&shared, patience))?;
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -94,7 +93,7 @@ fn refuse(job: Job) {
     (job.done)(Err(Failure::new(Kind::Cancelled, "the streamer is closed")));
 }
 
-fn work(shared: &Shared, silence: Duration) {
+fn work(shared: &Shared, patience: Patience) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Some(Job {
         request,
@@ -103,7 +102,7 @@ fn work(shared: &Shared, silence: Duration) {
     }) = next(shared)
     {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            transfer(&request, &control, &shared.shelf, silence, &mut buffer)
+            transfer(&request, &control, &shared.shelf, patience, &mut buffer)
         }));
         done(
             outcome

@@ -8,9 +8,8 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use crate::connection::{Connection, Server, Shelf};
+use crate::connection::{Connection, Patience, Server, Shelf};
 use crate::failure::{Failure, Kind};
 use crate::head::{parse_answer, request_head};
 use crate::memory::Memory;
@@ -94,7 +93,7 @@ pub fn transfer(
     request: &Request,
     control: &Control,
     shelf: &Shelf,
-    silence: Duration,
+    patience: Patience,
     buffer: &mut [u8],
 ) -> Result<(), Failure> {
     let head = request_head(request)?;
@@ -109,7 +108,7 @@ pub fn transfer(
     }
     control.check()?;
     let fresh =
-        Connection::open(&request.server, silence).map_err(|error| Failure::connection(&error))?;
+        Connection::open(&request.server, patience).map_err(|error| Failure::connection(&error))?;
     exchange(fresh, &head, request, control, shelf, buffer).map_err(|step| step.failure)
 }
 

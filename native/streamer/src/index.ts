@@ -55,6 +55,8 @@ export type MoverOptions = {
   threads: number;
   /** Longest silence of a server, ms. */
   silenceMs: number;
+  /** How long each of a server's addresses may take to accept a connection, ms. A range that is cancelled meanwhile ends after it. */
+  connectTimeoutMs: number;
 };
 
 type NativeMover = {
@@ -71,7 +73,7 @@ const ADDON = fileURLToPath(new URL("../streamer.node", import.meta.url));
 
 /** Starts the mover's threads. Throws preconditionFailed when the addon is not built. */
 export function createMover(options: MoverOptions): Mover {
-  const native = new (loadAddon().NativeMover)(options.threads, options.silenceMs);
+  const native = new (loadAddon().NativeMover)(options.threads, options.silenceMs, options.connectTimeoutMs);
   let ids = 0;
   return {
     async move(request, signal) {
@@ -110,7 +112,9 @@ export function createMover(options: MoverOptions): Mover {
   };
 }
 
-function loadAddon(): { NativeMover: new (threads: number, silenceMs: number) => NativeMover } {
+function loadAddon(): {
+  NativeMover: new (threads: number, silenceMs: number, connectTimeoutMs: number) => NativeMover;
+} {
   try {
     return createRequire(import.meta.url)(ADDON);
   } catch (cause) {

@@ -28,7 +28,7 @@ beforeAll(async () => {
   server = createServer((request, response) => handle(request, response));
   server.on("connection", () => connections++);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  mover = createMover({ threads: 2, silenceMs: 10_000 });
+  mover = createMover({ threads: 2, silenceMs: 10_000, connectTimeoutMs: 2_000 });
 });
 afterAll(async () => {
   mover.close();
@@ -111,7 +111,7 @@ describe("moving", () => {
     const script = `
       import { openSync } from "node:fs";
       import { createMover } from ${JSON.stringify(new URL("./index.ts", import.meta.url).href)};
-      const mover = createMover({ threads: 1, silenceMs: 10_000 });
+      const mover = createMover({ threads: 1, silenceMs: 10_000, connectTimeoutMs: 2_000 });
       const file = openSync(${JSON.stringify(path)}, "r+");
       const request = { url: new URL("${url}"), headers: {}, etag: null, offset: 0, length: 100000, file, position: 0, memory: null, checksums: null };
       const outcome = await mover.move(request, new AbortController().signal).catch((error) => error.code);
@@ -239,7 +239,7 @@ describe("cancelling", () => {
       reached.resolve();
       request.socket.on("error", () => undefined);
     };
-    const patient = createMover({ threads: 1, silenceMs: 60_000 });
+    const patient = createMover({ threads: 1, silenceMs: 60_000, connectTimeoutMs: 2_000 });
     const controller = new AbortController();
     const moves = [1, 2].map(() => patient.move(request({ etag: null }), controller.signal));
     await reached.promise;

@@ -1,7 +1,8 @@
 // Settings of the weight streamer.
 import { BUS_FIELDS } from "@pilotlight/bus";
 import { DEFAULT_PEER_REPEAT_INTERVAL_MS } from "@pilotlight/peers";
-import { bytes, count, defineConfig, durationMs, flag, port, text } from "@pilotlight/service";
+import { bytes, count, defineConfig, durationMs, flag, port, ratio, text } from "@pilotlight/service";
+import { DEFAULT_CONNECT_TIMEOUT_MS, DEFAULT_FLIGHT_LIMITS as DEFAULTS } from "@pilotlight/weights";
 
 const MIB = 1024 ** 2;
 
@@ -56,21 +57,54 @@ export const config = defineConfig("weight-streamer", {
     max: 2 ** 31,
   }),
   chunkBytes: bytes(
-    8 * MIB,
+    DEFAULTS.chunkBytes,
     "Bytes of one request to the source; of a large repository up to four times as many.",
     { min: MIB, max: 256 * MIB },
   ),
-  requestsInitial: count(16, "Requests in flight when a load begins; more while more bring more.", {
-    min: 1,
-    max: 256,
-  }),
-  requestsMax: count(64, "Requests in flight per load at most.", { min: 1, max: 256 }),
+  requestsInitial: count(
+    DEFAULTS.requestsInitial,
+    "Requests in flight when a load begins; more while more bring more.",
+    {
+      min: 1,
+      max: 256,
+    },
+  ),
+  requestsMax: count(DEFAULTS.requestsMax, "Requests in flight per load at most.", { min: 1, max: 256 }),
   chunkDeadlineMs: durationMs(
-    30_000,
+    DEFAULTS.chunkDeadlineMs,
     "So many bytes as chunkBytes must arrive within this, larger ranges in proportion; then they are asked for again, and fewer at once.",
     { min: 100 },
   ),
-  chunkAttemptsMax: count(5, "Attempts for one range, the first included.", { min: 1, max: 20 }),
+  chunkAttemptsMax: count(DEFAULTS.chunkAttemptsMax, "Attempts for one range, the first included.", {
+    min: 1,
+    max: 20,
+  }),
+  retryDelayMs: durationMs(
+    DEFAULTS.retryDelayMs,
+    "Wait before a range is asked for again; twice as long before the third attempt, and so on.",
+  ),
+  hedgeShareMax: ratio(
+    DEFAULTS.hedgeShareMax,
+    "Share of all requests at most that ask for a slow range a second time; 0: none do.",
+    { min: 0, max: 1 },
+  ),
+  hedgeAfterMsMin: durationMs(
+    DEFAULTS.hedgeAfterMsMin,
+    "A range is never slow before this; after it, when it takes four times as long as the others.",
+  ),
+  connectTimeoutMs: durationMs(
+    DEFAULT_CONNECT_TIMEOUT_MS,
+    "How long each address of a source's server may take to accept a connection.",
+    { min: 100, max: 600_000 },
+  ),
+  digestAfterMs: durationMs(
+    60_000,
+    "So long after a load the whole files' SHA-256 is compared with what is known of it: until then the engine has the processors.",
+  ),
+  digestBytesPerSecondMax: bytes(
+    256 * MIB,
+    "How fast files are read for it, a second; 0: their blocks' checksums are all that is compared.",
+  ),
   strangersAllowed: flag(
     false,
     "Serve whoever asks, beside this node's replicas: people and tools, where the streamer runs without the platform. Replicas get their own weights only, either way.",

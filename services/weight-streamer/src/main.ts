@@ -6,12 +6,14 @@ import { openStore } from "@pilotlight/object-store";
 import { grpcService, runService, serveGrpc } from "@pilotlight/service";
 import { openRangeReader, openSegmentFiles } from "@pilotlight/weights";
 import { config } from "./config.ts";
+import { digestOptions } from "./digests.ts";
 import { WeightCache } from "./domain/index.ts";
 import { WithdrawnModels } from "./domain/withdrawn-models.ts";
 import { createAdmission, onReplicaWanted } from "./handlers/admission.ts";
 import { createFindForRank } from "./handlers/find-for-rank.ts";
 import { loadWeights } from "./handlers/load-weights.ts";
 import { onWeightsWanted } from "./handlers/weights-wanted.ts";
+import { countFlight, watchCache } from "./metrics.ts";
 import { createPeering } from "./peering.ts";
 import { createReporter } from "./reporter.ts";
 import { Assignments } from "./store/assignments.ts";
@@ -24,11 +26,10 @@ await runService({
     const userId = process.getuid?.() ?? 0;
     const memoryDir =
       settings.segmentDir === "" ? `/dev/shm/pilotlight-${userId}-${settings.nodeId}` : settings.segmentDir;
-    const { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax, revalidateMs } =
-      settings;
     const reader = openRangeReader({
-      threads: requestsMax,
-      silenceMs: chunkDeadlineMs,
+      threads: settings.requestsMax,
+      silenceMs: settings.chunkDeadlineMs,
+      connectTimeoutMs: settings.connectTimeoutMs,
       onSlow: (reason) => context.log.warn("weights are read without the native mover: slower", { reason }),
     });
     const segments = openSegmentFiles({
@@ -55,19 +56,22 @@ await runService({
     // After the memory, which a node that boots makes ready before there is a network.
     const bus = await connectServiceBus(context, "weight_streamer");
     const peering = createPeering(bus, reader.mover, settings);
+    const reporter = createReporter(bus, settings.nodeId);
     const cache = new WeightCache({
       openStore,
       segments,
-      limits: { chunkBytes, requestsInitial, requestsMax, chunkDeadlineMs, chunkAttemptsMax },
+      limits: settings,
       readRange: reader.readRange,
       ...peering?.options,
-      revalidateMs,
+      revalidateMs: settings.revalidateMs,
+      onFlightEnded: countFlight,
+      digests: digestOptions(settings, reporter),
       now: () => performance.now(),
     });
     context.onStop("cache", () => cache.close());
+    watchCache(cache);
     const joined = await peering?.join(cache);
     context.onStop("peers", async () => joined?.close());
-    const reporter = createReporter(bus, settings.nodeId);
     const assignments = new Assignments(join(settings.stateDir, "assignments.db"));
     context.onStop("assignments", () => assignments.close());
     const orders = await consumeIdempotent(

@@ -44,6 +44,7 @@ async function start(settings: Record<string, string> = {}): Promise<void> {
     NATS_URL: nats.url,
     NODE_ID: "n1",
     GRPC_PORT: "0",
+    ADMIN_PORT: "0",
     STATE_DIR: join(folder, "state"),
     SEGMENT_DIR: segmentDir(),
     DISK_BYTES_MAX: "0",
@@ -417,6 +418,20 @@ describe("the weight streamer", () => {
     lease.abort();
     other.leave();
     slow.close();
+  });
+  test("says of every place and queue what it holds and may hold, and what loads took", async () => {
+    const held = await load(await model("watched"));
+    const { adminUrl } = await service.logged((line) => line.msg === "ready");
+    const text = await (await fetch(`${adminUrl}/metrics`)).text();
+    for (const place of ["memory", "disk"]) {
+      for (const kind of ["held", "ready", "max"]) {
+        expect(text).toMatch(new RegExp(`pilotlight_weights_place_bytes\\{place="${place}",kind="${kind}"`));
+      }
+    }
+    expect(text).toMatch(/pilotlight_weights_activity\{kind="leases".*\} [1-9]/);
+    expect(text).toMatch(/pilotlight_weights_activity\{kind="rangesAllowed"/);
+    expect(text).toMatch(/pilotlight_weights_requests_total\{kind="all".*\} [1-9]/);
+    held.release();
   });
   test("stops cleanly while a lease is held", async () => {
     await load(await model("c"));

@@ -7,6 +7,8 @@ import { pathToFileURL } from "node:url";
 import { joinUri, type ObjectStore, openStore } from "@pilotlight/object-store";
 import { addTransformed } from "@pilotlight/onboarding";
 import {
+  DEFAULT_CONNECT_TIMEOUT_MS,
+  DEFAULT_FLIGHT_LIMITS,
   Flight,
   isAbandoned,
   listObjects,
@@ -27,13 +29,6 @@ import { version } from "../version.ts";
 import { createLiveView } from "../view/live-view.ts";
 
 const MiB = 1024 * 1024;
-const LOAD_LIMITS = {
-  chunkBytes: 8 * MiB,
-  requestsInitial: 16,
-  requestsMax: 64,
-  chunkDeadlineMs: 30_000,
-  chunkAttemptsMax: 5,
-};
 const RESERVE_BYTES = 256 * MiB;
 const PROGRESS_INTERVAL_MS = 250;
 const SHARED_MEMORY = "/dev/shm";
@@ -129,8 +124,9 @@ export function load(context: Context, place: string): Promise<void> {
   return withRepository(context, place, async (store, repository) => {
     const startedAt = performance.now();
     const reader = openRangeReader({
-      threads: LOAD_LIMITS.requestsMax,
-      silenceMs: LOAD_LIMITS.chunkDeadlineMs,
+      threads: DEFAULT_FLIGHT_LIMITS.requestsMax,
+      silenceMs: DEFAULT_FLIGHT_LIMITS.chunkDeadlineMs,
+      connectTimeoutMs: DEFAULT_CONNECT_TIMEOUT_MS,
       onSlow: (reason) => context.terminal.err(`loading without the native mover: ${reason}`),
     });
     try {
@@ -140,7 +136,7 @@ export function load(context: Context, place: string): Promise<void> {
           repository,
           store,
           segments,
-          limits: LOAD_LIMITS,
+          limits: DEFAULT_FLIGHT_LIMITS,
           readRange: reader.readRange,
           now: () => performance.now(),
         });

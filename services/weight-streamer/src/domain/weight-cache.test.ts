@@ -26,6 +26,7 @@ import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-mem
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Lease, WeightCache, type WeightCacheOptions } from "./weight-cache.ts";
 
+const QUICK = { retryDelayMs: 20, hedgeShareMax: 0.05, hedgeAfterMsMin: 250 };
 type TensorReady = Extract<WeightsEvent, { kind: "tensor" }>;
 
 const MiB = 1024 * 1024;
@@ -37,6 +38,7 @@ afterAll(() => native.close());
 const native = openRangeReader({
   threads: 4,
   silenceMs: 2000,
+  connectTimeoutMs: 2000,
   onSlow: (reason) => {
     throw new Error(reason);
   },
@@ -114,6 +116,7 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
         requestsMax: 4,
         chunkDeadlineMs: 5000,
         chunkAttemptsMax: 3,
+        ...QUICK,
       },
       readRange: rangeReader,
       revalidateMs: 1000,
@@ -466,7 +469,9 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
       const { cache } = caches[0] as { cache: WeightCache };
       await writeFile(join(repository, "config.json"), "{ }");
       await expect(cache.prefetch(source())).rejects.toMatchObject({ code: "corrupt" });
-      await expect(cache.prefetch(source())).rejects.toThrow("block 0 does not match its checksum");
+      await expect(cache.prefetch(source())).rejects.toThrow(
+        /^model-00001-of-00003\.safetensors: block 0 does not match its checksum/,
+      );
     });
     test.each([
       [404, "notFound"],
@@ -499,6 +504,7 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
         requestsMax: 4,
         chunkDeadlineMs: 200,
         chunkAttemptsMax: 2,
+        ...QUICK,
       };
       await expect(makeCache({}, { limits }).prefetch(source())).rejects.toMatchObject({
         code: "deadlineExceeded",
@@ -607,6 +613,7 @@ const ONE_BY_ONE = {
   requestsMax: 1,
   chunkDeadlineMs: 5000,
   chunkAttemptsMax: 3,
+  ...QUICK,
 };
 
 /** A repository of one file whose 32-bit floats begin off their width, so that ranges end inside them. */

@@ -21,6 +21,7 @@ import {
   fingerprint,
   knownSha256,
   listObjects,
+  type PlaceUsage,
   type RangeReader,
   type Relay,
   type Repository,
@@ -43,7 +44,7 @@ export type WeightCacheOptions = {
   /** Told when weights of this fingerprint begin to come, are complete, and are gone. */
   onHeld?: (fingerprint: string, held: "loading" | "complete" | "gone") => void;
   /** Of complete weights, after they were handed out; absent: blocks' checksums are all. */
-  digests?: DigestOptions;
+  digests?: DigestOptions | undefined;
   /** Told when nothing of a load runs any more. */
   onFlightEnded?: (stats: FlightStats) => void;
   /** How long a source may take to say whether held weights are still current. */
@@ -190,6 +191,23 @@ export class WeightCache {
 
   usage(): { bytesUsed: number; bytesMax: number } {
     return this.#options.segments.usage();
+  }
+
+  places(): PlaceUsage[] {
+    return this.#options.segments.places();
+  }
+
+  activity(): { leases: number; held: number; loading: number; ranges: number; rangesAllowed: number } {
+    const entries = [...this.#entries];
+    const sum = (of: (entry: Entry) => number): number =>
+      entries.reduce((total, entry) => total + of(entry), 0);
+    return {
+      leases: sum(({ pins }) => pins),
+      held: sum(({ flight }) => Number(flight.landed)),
+      loading: sum(({ flight }) => Number(!flight.landed)),
+      ranges: sum(({ flight }) => flight.ranges.inFlight),
+      rangesAllowed: sum(({ flight }) => flight.ranges.allowed),
+    };
   }
 
   /** Cancels every flight and removes every segment. */
