@@ -1,5 +1,5 @@
-// The image that both sides start: a distribution, the libraries of an inference server, the tools of the baseline, and the
-// platform's worker with its engine, which is what runs on both. 1.28 GB stand between what its layers and what its files take.
+// The image that both sides start: a distribution, an inference server with its libraries, the tools of the baseline, and the
+// platform's worker with its engine, which is what runs on both. Its layers have 1.28 GB.
 import { cp, mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ROOT } from "@pilotlight/local";
@@ -27,6 +27,7 @@ export async function prepareEngineImage(
         PIP("awscli==1.46.2 numpy==2.4.6 safetensors==0.8.0 scipy==1.16.3 transformers==5.23.0"),
         // Alone: its CUDA libraries would be 2.7 GB more.
         PIP("--no-deps torch==2.13.0"),
+        PIP("--no-deps vllm==0.13.0"),
       ],
       env: ENVIRONMENT,
       command: ["python3"],
