@@ -486,7 +486,10 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
       };
       await expect(makeCache().prefetch(source())).rejects.toMatchObject({ code });
     });
-    test("a server that stops sending is given up after the deadline", async () => {
+    test.each([
+      ["stops sending", () => {}],
+      ["sends byte by byte", drip],
+    ])("a server that %s is given up after the deadline", async (_name, goOn) => {
       handle = (request, response, file) => {
         if (
           !file.endsWith(".safetensors") ||
@@ -497,6 +500,7 @@ describe.each(WAYS)("with %s", (_reader, rangeReader, spareBytes, hugePages) => 
         }
         response.writeHead(206, headersFor(request, file).headers);
         response.write(Buffer.alloc(10));
+        goOn(response);
       };
       const limits = {
         chunkBytes: 4 * MiB,
@@ -670,6 +674,12 @@ function serveFile(
   const { bytes, status, headers } = headersFor(request, file, etag);
   if (flipAt !== undefined) bytes[flipAt] = (bytes[flipAt] ?? 0) ^ 1;
   response.writeHead(status, headers).end(request.method === "HEAD" ? undefined : bytes);
+}
+
+/** Never silent, never done. */
+function drip(response: ServerResponse): void {
+  const drops = setInterval(() => response.write(Buffer.alloc(1)), 20);
+  response.once("close", () => clearInterval(drops));
 }
 
 function cutShort(request: IncomingMessage, response: ServerResponse, file: string): void {
