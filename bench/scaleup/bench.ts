@@ -15,13 +15,13 @@ import type { PreparedImage } from "../image/recipes.ts";
 import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, startBucket } from "../weights/bucket.ts";
-import { buildTools, type Link, startLink } from "../weights/tools.ts";
+import { buildTools, type Link, startLink, type Tools, touchMemory } from "../weights/tools.ts";
 import { baselineStart } from "./baseline.ts";
 import { drawBars, drawSvg } from "./drawing.ts";
 import { prepareEngineImage } from "./image.ts";
 import { type OurStart, Pilotlight, type Sleeping } from "./pilotlight.ts";
 import { FIRST_BYTE_MS, MODELS, type ModelName, NODE, NODE_BOOT_MS } from "./profile.ts";
-import type { Start } from "./start.ts";
+import { inOneLine, type Start } from "./start.ts";
 import { TARGETS } from "./targets.ts";
 
 const PARTS_USUAL: readonly ModelName[] = ["7b", "70b"];
@@ -61,6 +61,7 @@ class ScaleupBench {
   );
   readonly #notes: Record<string, string> = {};
   readonly #ending: (() => Promise<void>)[] = [];
+  #tools!: Tools;
   #image: PreparedImage | undefined;
   #bucket!: BenchBucket;
   #registry: Remote | undefined;
@@ -79,6 +80,7 @@ class ScaleupBench {
   /** The image, the bucket, the registry, the link before both, and the platform. */
   async open(): Promise<void> {
     const tools = await buildTools();
+    this.#tools = tools;
     // The large image is minutes of work: the smoke run takes the platform's own.
     if (!this.#smoke) this.#image = await prepareEngineImage(this.#scratch, log);
     const image = this.#image?.reference ?? (await ensureWorkerImage(cacheDir("images"))).reference;
@@ -139,11 +141,11 @@ class ScaleupBench {
     const baseline: Start[] = [];
     for (let round = 1; round <= rounds; round++) {
       const our = await this.#ours(application);
-      log(`${part}, round ${round}: Pilotlight ${(our.ms / 1000).toFixed(2)} s`);
+      log(`${part}, round ${round}: Pilotlight ${inOneLine(our)}`);
       ours.push(our);
       const other = await this.#baseline(model);
       if (other === undefined) continue;
-      log(`${part}, round ${round}: baseline ${(other.ms / 1000).toFixed(2)} s`);
+      log(`${part}, round ${round}: baseline ${inOneLine(other)}`);
       baseline.push(other);
       // The same engine and prompt: another value would mean other weights.
       if (Math.abs(other.logprob - our.logprob) > LOGPROB_TOLERANCE)
@@ -197,9 +199,22 @@ class ScaleupBench {
 
   async #ours(application: Sleeping): Promise<OurStart> {
     const diskBytes = DISK_ROOM_BYTES + 2 * (this.#image?.unpackedBytes ?? 0);
-    return onEmptyNode(this.#scratch, this.#node, diskBytes, [], (directory) =>
+    return this.#onNode(application.weightBytes, diskBytes, [], (directory) =>
       this.#pilotlight.scaleUp(application, directory),
     );
+  }
+
+  /** An empty node whose memory its host has given it, as it has on a real one: see bench/links/src/bin/touch.rs. */
+  async #onNode<T>(
+    weightBytes: number,
+    diskBytes: number,
+    remoteFiles: readonly string[],
+    work: (directory: string) => Promise<T>,
+  ): Promise<T> {
+    return onEmptyNode(this.#scratch, this.#node, diskBytes, remoteFiles, async (directory) => {
+      await touchMemory(this.#tools, 2 * (weightBytes + (this.#image?.unpackedBytes ?? 0)));
+      return work(directory);
+    });
   }
 
   async #baseline(model: BenchModel): Promise<Start | undefined> {
@@ -208,7 +223,7 @@ class ScaleupBench {
     if (image === undefined || found === undefined || process.env.PILOTLIGHT_BENCH_BASELINE === "0")
       return undefined;
     const diskBytes = DISK_ROOM_BYTES + image.layerBytes + 1.2 * image.unpackedBytes + model.bytes;
-    return onEmptyNode(this.#scratch, this.#node, Math.ceil(diskBytes), [image.directory], (directory) =>
+    return this.#onNode(model.bytes, Math.ceil(diskBytes), [image.directory], (directory) =>
       baselineStart({
         programs: found.directory,
         directory,

@@ -38,6 +38,8 @@ export type BenchNode = {
   joins(): void;
   /** The first line, past or future, of any daemon that matches. */
   logged(match: (line: Line) => boolean): Promise<Line>;
+  /** The first line so far that matches. */
+  said(match: (line: Line) => boolean): Line | undefined;
   /** Ends the replicas and the daemons; nothing of the node stays. */
   stop(): Promise<void>;
 };
@@ -91,6 +93,7 @@ export async function startNode(options: NodeOptions): Promise<BenchNode> {
   return {
     joins: gate.open,
     logged: (match) => log.first(match),
+    said: (match) => log.find(match),
     async stop() {
       for (const child of [agent, streamer]) await end(child);
       await gate.close();
@@ -121,10 +124,14 @@ class NodeLog {
     });
   }
 
+  find(match: (line: Line) => boolean): Line | undefined {
+    return this.#lines.find(match);
+  }
+
   first(match: (line: Line) => boolean): Promise<Line> {
     return new Promise((resolve) => {
       const check = () => {
-        const found = this.#lines.find(match);
+        const found = this.find(match);
         if (found === undefined) return;
         this.#waiting.delete(check);
         resolve(found);

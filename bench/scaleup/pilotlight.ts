@@ -12,7 +12,7 @@ import { type BenchBucket, modelUri } from "../weights/bucket.ts";
 import { type BenchNode, startNode } from "./node.ts";
 import { ranksOf } from "./profile.ts";
 import { ENGINE, PROMPT } from "./request.ts";
-import { chain, type Span, type Start } from "./start.ts";
+import { chain, type Start } from "./start.ts";
 
 /** After the last request. Longer than a node agent takes to learn from a start. */
 const SLEEP_AFTER_MS = 6_000;
@@ -133,6 +133,7 @@ export class Pilotlight {
       const wireBytes = (await this.#options.wireBytes()) - wireBefore;
       const fetched = await node.logged(({ msg }) => msg === "weights loaded");
       const fetching = await node.logged(({ msg }) => msg === "loading weights");
+      const memoryReadyAt = node.said(({ msg }) => msg === "memory ready for the next load")?.at;
       const [waterfall] = await this.#control.waterfalls(application.name, 1);
       await this.#asleep(application.name);
       const spans = [
@@ -142,7 +143,10 @@ export class Pilotlight {
           ...replicaSteps(waterfall),
           ["answer", ended],
         ]),
-        weightsSpan(began, fetching.at, fetched.at),
+        { what: "weights on the wire", from: fetching.at - began, to: fetched.at - began },
+        ...(memoryReadyAt === undefined
+          ? []
+          : [{ what: "memory for them made ready", from: ordered - began, to: memoryReadyAt - began }]),
       ];
       return { ms: ended - began, logprob, spans, wireBytes };
     } finally {
@@ -263,9 +267,3 @@ const replicaSteps = (waterfall: Waterfall | undefined): [string, number][] =>
     const what = STEPS[phase];
     return what === undefined ? [] : [[what, at] as [string, number]];
   });
-
-const weightsSpan = (began: number, from: number, to: number): Span => ({
-  what: "weights on the wire",
-  from: from - began,
-  to: to - began,
-});

@@ -20,3 +20,9 @@ export function chain(began: number, steps: readonly (readonly [what: string, at
     return span;
   });
 }
+
+/** A start in one line: its seconds, and each span's. */
+export function inOneLine({ ms, spans }: Start): string {
+  const shown = (value: number) => `${(value / 1000).toFixed(2)} s`;
+  return `${shown(ms)} (${spans.map(({ what, from, to }) => `${what} ${shown(to - from)}`).join(", ")})`;
+}

@@ -5,12 +5,16 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 /// Made ready at once: stopping takes no longer than this.
 const STEP_BYTES: usize = 32 << 20;
-/// Of the thread that makes pages ready: whoever serves goes first.
+/// Of the threads that make pages ready: whoever serves goes first.
 const NICE: libc::c_int = 19;
+/// More bring nothing: by then memory itself is the limit.
+const THREADS_MAX: usize = 8;
 /// What madvise's addresses are multiples of, on machines of any page size.
 const PAGE_BYTES: usize = 64 * 1024;
 
@@ -19,6 +23,9 @@ pub struct Memory {
     bytes: usize,
     /// So many bytes from the beginning have their pages.
     ready: AtomicUsize,
+    /// The next step that a thread takes, and which steps beyond `ready` are done.
+    next: AtomicUsize,
+    done: Mutex<Vec<bool>>,
     stopped: AtomicBool,
 }
 
@@ -48,23 +55,57 @@ impl Memory {
             start,
             bytes,
             ready: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            done: Mutex::new(vec![false; bytes.div_ceil(STEP_BYTES)]),
             stopped: AtomicBool::new(false),
         })
     }
 
-    /// Makes pages ready, front to back, until all are or it is stopped. An error (a full file system, an old kernel) leaves
-    /// what was made ready before.
+    /// Makes pages ready, front to back and on every core, until all are or it is stopped. An error (a full file system, an old
+    /// kernel) leaves what was made ready before.
+    ///
+    /// A node that just booted may have to get its memory from its host, which takes a core more than a second for each GB.
     pub fn populate(&self) -> io::Result<()> {
+        let threads =
+            thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_MAX));
+        thread::scope(|scope| {
+            let work = || scope.spawn(|| self.populate_steps());
+            let running: Vec<_> = (0..threads).map(|_| work()).collect();
+            let mut outcomes = running.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("making memory ready panicked")))
+            });
+            outcomes.try_fold((), |(), one| one)
+        })
+    }
+
+    fn populate_steps(&self) -> io::Result<()> {
         // SAFETY: changes the calling thread's own priority. Refusal only means that it does not stand back.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-        let mut done = 0;
-        while done < self.bytes && !self.stopped.load(Ordering::Acquire) {
-            let step = STEP_BYTES.min(self.bytes - done);
-            self.make_pages(done, done + step)?;
-            done += step;
-            self.ready.store(done, Ordering::Release);
+        while !self.stopped.load(Ordering::Acquire) {
+            let step = self.next.fetch_add(1, Ordering::Relaxed);
+            let begin = step.saturating_mul(STEP_BYTES);
+            if begin >= self.bytes {
+                break;
+            }
+            let end = self.bytes.min(begin + STEP_BYTES);
+            self.make_pages(begin, end).inspect_err(|_| self.stop())?;
+            self.finish(step);
         }
         Ok(())
+    }
+
+    /// What is ready reaches as far as every step before is done.
+    fn finish(&self, step: usize) {
+        let mut done = self.done.lock().expect("no panic while locked");
+        done[step] = true;
+        let mut steps = self.ready() / STEP_BYTES;
+        while done.get(steps).is_some_and(|done| *done) {
+            steps += 1;
+        }
+        self.ready
+            .store(self.bytes.min(steps * STEP_BYTES), Ordering::Release);
     }
 
     /// Both ends inside the mapping.
