@@ -15,7 +15,7 @@ import type { PreparedImage } from "../image/recipes.ts";
 import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
 import { type BenchBucket, type BenchModel, startBucket } from "../weights/bucket.ts";
-import { buildTools, type Link, startLink, type Tools, touchMemory } from "../weights/tools.ts";
+import { buildTools, type Link, startLink } from "../weights/tools.ts";
 import { baselineStart } from "./baseline.ts";
 import { drawBars, drawSvg } from "./drawing.ts";
 import { prepareEngineImage } from "./image.ts";
@@ -61,7 +61,6 @@ class ScaleupBench {
   );
   readonly #notes: Record<string, string> = {};
   readonly #ending: (() => Promise<void>)[] = [];
-  #tools!: Tools;
   #image: PreparedImage | undefined;
   #bucket!: BenchBucket;
   #registry: Remote | undefined;
@@ -80,7 +79,6 @@ class ScaleupBench {
   /** The image, the bucket, the registry, the link before both, and the platform. */
   async open(): Promise<void> {
     const tools = await buildTools();
-    this.#tools = tools;
     // The large image is minutes of work: the smoke run takes the platform's own.
     if (!this.#smoke) this.#image = await prepareEngineImage(this.#scratch, log);
     const image = this.#image?.reference ?? (await ensureWorkerImage(cacheDir("images"))).reference;
@@ -199,22 +197,9 @@ class ScaleupBench {
 
   async #ours(application: Sleeping): Promise<OurStart> {
     const diskBytes = DISK_ROOM_BYTES + 2 * (this.#image?.unpackedBytes ?? 0);
-    return this.#onNode(application.weightBytes, diskBytes, [], (directory) =>
+    return onEmptyNode(this.#scratch, this.#node, diskBytes, [], (directory) =>
       this.#pilotlight.scaleUp(application, directory),
     );
-  }
-
-  /** An empty node whose memory its host has given it, as it has on a real one: see bench/links/src/bin/touch.rs. */
-  async #onNode<T>(
-    weightBytes: number,
-    diskBytes: number,
-    remoteFiles: readonly string[],
-    work: (directory: string) => Promise<T>,
-  ): Promise<T> {
-    return onEmptyNode(this.#scratch, this.#node, diskBytes, remoteFiles, async (directory) => {
-      await touchMemory(this.#tools, 2 * (weightBytes + (this.#image?.unpackedBytes ?? 0)));
-      return work(directory);
-    });
   }
 
   async #baseline(model: BenchModel): Promise<Start | undefined> {
@@ -223,7 +208,7 @@ class ScaleupBench {
     if (image === undefined || found === undefined || process.env.PILOTLIGHT_BENCH_BASELINE === "0")
       return undefined;
     const diskBytes = DISK_ROOM_BYTES + image.layerBytes + 1.2 * image.unpackedBytes + model.bytes;
-    return this.#onNode(model.bytes, Math.ceil(diskBytes), [image.directory], (directory) =>
+    return onEmptyNode(this.#scratch, this.#node, Math.ceil(diskBytes), [image.directory], (directory) =>
       baselineStart({
         programs: found.directory,
         directory,
