@@ -10,7 +10,9 @@ export function redirectTarget(response: HttpResponse, from: URL): URL | undefin
   if (response.status < 300 || response.status > 399 || location === undefined) return undefined;
   const target = URL.parse(location, from.href);
   if (target === null || !/^https?:$/.test(target.protocol)) {
-    throw new PlatformError("corrupt", `${from.host} redirects to something that is not http(s)`);
+    throw new PlatformError("corrupt", `${from.host} redirects to something that is not http(s)`, {
+      remedy: "Name the address that it should lead to.",
+    });
   }
   if (from.protocol === "https:" && target.protocol !== "https:") {
     throw new PlatformError("permissionDenied", `${from.host} redirects from https to plain http`, {
