@@ -2,6 +2,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { enterOwnNetwork } from "./src/own-network.ts";
 import { type Figures, type RunOptions, report } from "./src/report.ts";
 
 const { values, positionals } = parseArgs({
@@ -37,7 +38,9 @@ What is claimed stands in bench/RESULTS.md.
 `);
   process.exit(values.help ? 0 : 2);
 }
-const { run } = (await import(`./${name}/bench.ts`)) as {
+const { prepare, run } = (await import(`./${name}/bench.ts`)) as {
+  /** Fetches and builds all that `run` needs: it then runs in a network of its own. */
+  prepare?: (options: RunOptions) => Promise<void>;
   run: (options: RunOptions) => Promise<Figures>;
 };
 const { smoke, part: parts, rounds, image: images, profile: profiles, peer: peers } = values;
@@ -49,5 +52,9 @@ const options: RunOptions = {
   ...(profiles && { profiles }),
   ...(peers && { peers }),
 };
+if (prepare !== undefined) {
+  await prepare(options);
+  await enterOwnNetwork();
+}
 report(await run(options), values.json);
 process.exit(0);

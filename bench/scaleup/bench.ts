@@ -7,18 +7,19 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ensureWorkerImage } from "@pilotlight/local";
-import { cacheDir } from "@pilotlight/servers";
+import { cacheDir, ensureNatsServer, ensurePostgres, ensureVersitygw } from "@pilotlight/servers";
 import { findContainerd } from "../image/containerd.ts";
 import { cannotLimit } from "../image/disk.ts";
 import { type NodeProfile, onEmptyNode, type Remote, startRemote } from "../image/node.ts";
 import type { PreparedImage } from "../image/recipes.ts";
 import { inFolders } from "../src/folders.ts";
 import { type Figures, median, versionOf } from "../src/report.ts";
+import { untilSettled } from "../src/settle.ts";
 import { type BenchBucket, type BenchModel, startBucket } from "../weights/bucket.ts";
 import { buildTools, type Link, startLink } from "../weights/tools.ts";
 import { baselineStart } from "./baseline.ts";
 import { drawBars, drawSvg } from "./drawing.ts";
-import { prepareEngineImage } from "./image.ts";
+import { prepareEngineBase, prepareEngineImage } from "./image.ts";
 import { type OurStart, Pilotlight, type Sleeping } from "./pilotlight.ts";
 import { FIRST_BYTE_MS, MODELS, type ModelName, NODE, NODE_BOOT_MS } from "./profile.ts";
 import { inOneLine, type Start } from "./start.ts";
@@ -32,6 +33,16 @@ const IMAGE_IN_REGISTRY = "engine";
 const DISK_ROOM_BYTES = 1e9;
 
 type RunOptions = { smoke: boolean; parts?: readonly string[]; rounds?: number };
+
+/** What `run` finds built and fetched. */
+export async function prepare({ smoke }: RunOptions): Promise<void> {
+  await buildTools();
+  await ensureNatsServer();
+  await ensurePostgres();
+  await ensureVersitygw();
+  if (smoke) await ensureWorkerImage(cacheDir("images"));
+  else await prepareEngineBase(log);
+}
 
 export async function run({
   smoke,
@@ -197,7 +208,7 @@ class ScaleupBench {
 
   async #ours(application: Sleeping): Promise<OurStart> {
     const diskBytes = DISK_ROOM_BYTES + 2 * (this.#image?.unpackedBytes ?? 0);
-    return onEmptyNode(this.#scratch, this.#node, diskBytes, [], (directory) =>
+    return this.#onSettledNode(diskBytes, [], (directory) =>
       this.#pilotlight.scaleUp(application, directory),
     );
   }
@@ -208,7 +219,7 @@ class ScaleupBench {
     if (image === undefined || found === undefined || process.env.PILOTLIGHT_BENCH_BASELINE === "0")
       return undefined;
     const diskBytes = DISK_ROOM_BYTES + image.layerBytes + 1.2 * image.unpackedBytes + model.bytes;
-    return onEmptyNode(this.#scratch, this.#node, Math.ceil(diskBytes), [image.directory], (directory) =>
+    return this.#onSettledNode(Math.ceil(diskBytes), [image.directory], (directory) =>
       baselineStart({
         programs: found.directory,
         directory,
@@ -219,6 +230,17 @@ class ScaleupBench {
         bootMs: this.#bootMs,
       }),
     );
+  }
+
+  #onSettledNode<T>(
+    diskBytes: number,
+    remoteFiles: readonly string[],
+    work: (directory: string) => Promise<T>,
+  ): Promise<T> {
+    return onEmptyNode(this.#scratch, this.#node, diskBytes, remoteFiles, async (directory) => {
+      if (!this.#smoke) await untilSettled();
+      return work(directory);
+    });
   }
 }
 

@@ -14,12 +14,9 @@ const ENVIRONMENT = { PATH, PYTHONPATH: "/opt/packages", PYTHONDONTWRITEBYTECODE
 /** The baseline's engine in the image. */
 export const BASELINE_PROGRAM = `/${IN_IMAGE}/dist/baseline.js`;
 
-/** The image with the worker as it is now; what lies below is made once (minutes). */
-export async function prepareEngineImage(
-  scratch: string,
-  log: (line: string) => void,
-): Promise<PreparedImage> {
-  const base = await prepareRecipe(
+/** What lies below the worker: made once (minutes), from the package registries. */
+export function prepareEngineBase(log: (line: string) => void): Promise<PreparedImage> {
+  return prepareRecipe(
     "engine-base",
     {
       layers: [
@@ -34,6 +31,14 @@ export async function prepareEngineImage(
     },
     log,
   );
+}
+
+/** The image with the worker as it is now. */
+export async function prepareEngineImage(
+  scratch: string,
+  log: (line: string) => void,
+): Promise<PreparedImage> {
+  const base = await prepareEngineBase(log);
   const programs = join(scratch, "programs");
   await stagePrograms(programs);
   return extendImage(base, join(scratch, "image"), `cp -a ${programs}/. "$ROOT"/`, {

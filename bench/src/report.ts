@@ -2,6 +2,7 @@
 // `--json` the last line is one JSON object.
 import { execFileSync } from "node:child_process";
 import { cpus, release, totalmem } from "node:os";
+import { ownNetwork } from "./own-network.ts";
 
 /** A figure that the benchmark promises, with its bar. */
 export type Target = { op: "<=" | ">="; value: number; unit: string; what: string };
@@ -33,6 +34,7 @@ function machine(): Record<string, string | number> {
     memoryGib: Math.round(totalmem() / 2 ** 30),
     kernel: release(),
     node: process.version,
+    network: ownNetwork() ?? "the machine's",
   };
 }
 
@@ -64,7 +66,7 @@ const met = (value: number, target: Target) =>
 export function report(result: Figures, json: boolean): void {
   const about = machine();
   process.stdout.write(
-    `\n${result.bench} on ${about.cores} × ${about.cpu}, ${about.memoryGib} GiB, kernel ${about.kernel}, Node ${about.node}\n`,
+    `\n${result.bench} on ${about.cores} × ${about.cpu}, ${about.memoryGib} GiB, kernel ${about.kernel}, Node ${about.node}, network: ${about.network}\n`,
   );
   for (const [key, target] of Object.entries(result.targets)) {
     const value = result.figures[key] ?? null;

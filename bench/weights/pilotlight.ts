@@ -3,12 +3,15 @@
 import { readFileSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { type TensorReady, WeightStreamerService } from "@pilotlight/contracts";
+import { serviceMain } from "@pilotlight/local";
 import { grpcClient } from "@pilotlight/service";
 import { startServiceProcess } from "@pilotlight/testing";
 import { Conversation, type Tools } from "./tools.ts";
 
-const MAIN = new URL("../../services/weight-streamer/src/main.ts", import.meta.url);
+/** As it is deployed. */
+const MAIN = pathToFileURL(serviceMain("weight-streamer", "bundle"));
 const CLOCK_TICKS_PER_S = 100;
 /** Ready memory beyond the model's bytes: files of a repository begin on pages. */
 export const SPARE_ROOM_BYTES = 2 ** 20;
@@ -72,6 +75,8 @@ export async function startStreamer(options: StreamerOptions): Promise<Streamer>
     grpcAddress: String(address),
     async load(source, ranks = 1) {
       const engines = Array.from({ length: ranks }, () => new Conversation(tools.mapper, []));
+      // An engine that is up is connected; the other sides' programs are up too before their time begins.
+      await client.listWeights({});
       const startedAt = performance.now();
       const mapped = await Promise.all(
         engines.map(async (engine, rank) => {
