@@ -29,11 +29,12 @@ export async function* loadWeights(
     });
   }
   await admit(request.replicaId, request.source, call.signal);
-  const { order, expertParallel } = request;
+  const { expertParallel } = request;
+  const order = request.order.length === 0 ? undefined : request.order;
   const dtype = parseTarget(request.dtype);
   const { source, group } = await find(request.source, request, call.signal);
   const report = reporter(request.source);
-  const lease = cache.load(source, { order, dtype });
+  const lease = cache.load(source, { ...(order && { order }), dtype });
   const release = (): void => lease.release();
   if (call.signal.aborted) release();
   call.signal.addEventListener("abort", release, { once: true });
@@ -42,7 +43,7 @@ export async function* loadWeights(
     for await (const event of lease.events) {
       report.event(event);
       if (event.kind === "opened") {
-        view = viewOf(event, { ...group, expertParallel }, request.inOrder ? order : undefined);
+        view = viewOf(event, { ...group, expertParallel }, request.inOrder ? request.order : undefined);
         yield openedToWire(event, view.tensors);
       } else if (event.kind === "tensor") {
         for (const tensor of view?.came(event) ?? [])
