@@ -107,6 +107,8 @@ function hugeMemoryIn(memory: string): string | undefined {
   }
 }
 
+type Cost = { seconds: number; coresPerGb: number; peakMb: number };
+
 class Bench {
   readonly figures: Record<string, number | null> = Object.fromEntries(
     Object.keys(TARGETS).map((key) => [key, null]),
@@ -164,11 +166,13 @@ class Bench {
    */
   async links(model: BenchModel): Promise<void> {
     for (const [gbit, loads] of LINK_LOADS) {
-      const times: number[] = [];
+      const all: Cost[] = [];
       await this.#through(gbit, async (address) => {
-        for (let i = 0; i < (this.#smoke ? 1 : loads); i++) times.push(await this.#ours(model, address));
+        for (let i = 0; i < (this.#smoke ? 1 : loads); i++) all.push(await this.#cost(model, address));
       });
+      const times = all.map(({ seconds }) => seconds);
       this.#share(`weights.link_share_${gbit}g`, model, times, gbit);
+      if (gbit === 10) this.#tellCosts("over the link of 10 Gbit/s", all);
     }
     for (const gbit of this.#smoke ? [] : [1, 10, 25]) {
       const seconds = await this.#through(gbit, (address) => this.#plain(model, address));
@@ -179,7 +183,9 @@ class Bench {
 
   async unlimited(model: BenchModel): Promise<void> {
     const direct = this.#context.bucket.address;
-    await this.#costs(model, direct);
+    const costs: Cost[] = [];
+    for (let round = 0; round < this.#rounds; round++) costs.push(await this.#cost(model, direct));
+    this.#tellCosts("unlimited", costs);
     const times = await this.#alternate({
       ours: () => this.#ours(model, direct),
       unprepared: () => this.#oursUnprepared(model, direct),
@@ -250,13 +256,8 @@ class Bench {
     this.notes["weights.relay8_time_ratio"] = result.note;
   }
 
-  /** One load in a fresh streamer: nothing is cached. */
   async #ours(model: BenchModel, address: string, ranks = 1): Promise<number> {
-    return this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
-      const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
-      if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
-      return seconds;
-    });
+    return (await this.#cost(model, address, ranks)).seconds;
   }
 
   /** The same on a node whose memory is not ready: every page is allocated while the load goes on. */
@@ -277,21 +278,26 @@ class Bench {
     }
   }
 
-  /** The streamer's own costs, apart from the comparisons. */
-  async #costs(model: BenchModel, address: string): Promise<void> {
-    const costs: number[] = [];
-    const peaks: number[] = [];
-    for (let round = 0; round < this.#rounds; round++) {
-      await this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
-        const before = streamer.cpuSeconds();
-        await streamer.load(modelUri(address, model.name));
-        costs.push((streamer.cpuSeconds() - before) / (model.bytes / 1e9));
-        peaks.push(streamer.peakPrivateBytes() / 1e6);
-      });
-    }
-    this.figures["weights.cores_per_gb_s"] = median(costs);
-    this.figures["weights.peak_rss_over_ring_mb"] = Math.max(...peaks);
-    this.notes["weights.cores_per_gb_s"] = costs.map((cost) => cost.toFixed(2)).join(", ");
+  /** One load in a fresh streamer, where nothing is cached, and what its process took for it. */
+  async #cost(model: BenchModel, address: string, ranks = 1): Promise<Cost> {
+    return this.#withStreamer(model.bytes + SPARE_ROOM_BYTES, async (streamer) => {
+      const before = streamer.cpuSeconds();
+      const { seconds, mappedBytes } = await streamer.load(modelUri(address, model.name), ranks);
+      if (mappedBytes < model.bytes * 0.9) throw new Error(`only ${mappedBytes} bytes reached the engine`);
+      const coresPerGb = (streamer.cpuSeconds() - before) / (model.bytes / 1e9);
+      return { seconds, coresPerGb, peakMb: streamer.peakPrivateBytes() / 1e6 };
+    });
+  }
+
+  /** The figures are those over a link; two busy cores without one are told beside them. */
+  #tellCosts(where: string, all: readonly Cost[]): void {
+    const key = "weights.cores_per_gb_s";
+    const costs = all.map(({ coresPerGb }) => coresPerGb);
+    this.figures[key] ??= median(costs);
+    const peakKey = "weights.peak_rss_over_ring_mb";
+    this.figures[peakKey] = Math.max(this.figures[peakKey] ?? 0, ...all.map(({ peakMb }) => peakMb));
+    const note = `${where} ${costs.map((cost) => cost.toFixed(2)).join(", ")}`;
+    this.notes[key] = [this.notes[key], note].filter((part) => part !== undefined).join("; ");
   }
 
   async #plain(model: BenchModel, address: string): Promise<number> {
