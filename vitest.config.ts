@@ -9,7 +9,8 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 180_000,
     expect: { poll: { timeout: 30_000, interval: 20 } },
-    maxWorkers: 2,
+    // More than the two cores that CI has: many tests wait for servers, deadlines and restarts.
+    maxWorkers: 3,
     // What tests that passed have printed is of no use to anyone; a failure keeps all of it.
     silent: "passed-only",
     slowTestThreshold: 10_000,

@@ -79,7 +79,7 @@ describe.each<{ method: "fanotify" | "fuse"; blockDevices: boolean }>([
     imagefs = openImagefs({
       cacheDir: join(scratch, `cache-${name}-${number}`),
       // Long, for a loaded machine must not look like a fault; short where the deadline itself is the point.
-      times: { readDeadlineMs: task.name.includes("that stays") ? 3_000 : 30_000 },
+      times: { readDeadlineMs: task.name.includes("that stays") ? 1_500 : 30_000 },
       blockDevices,
     });
     mount = await imagefs.mount({
