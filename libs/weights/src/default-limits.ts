@@ -10,6 +10,7 @@ export const DEFAULT_FLIGHT_LIMITS: FlightLimits = {
   chunkDeadlineMs: 30_000,
   chunkAttemptsMax: 5,
   retryDelayMs: 200,
+  progressIntervalMs: 250,
   hedgeShareMax: 0.05,
   hedgeAfterMsMin: 250,
 };

@@ -31,11 +31,12 @@ export type FlightLimits = HedgeLimits & {
   chunkAttemptsMax: number;
   /** Before the second attempt; before the third twice as long, and so on. */
   retryDelayMs: number;
+  /** Between two reports of a load's progress. */
+  progressIntervalMs: number;
 };
 
 /** What the far side says when it wants fewer requests. Ranges that are late want the same: each would get more of the link. */
 const REFUSALS: readonly string[] = ["unavailable", "resourceExhausted"];
-const PROGRESS_INTERVAL_MS = 250;
 
 export type FlightParts = {
   repository: Repository;
@@ -233,7 +234,7 @@ export class Flight {
       if (this.#state.kind === "failed") throw this.#state.error;
       if (this.#state.kind === "landed") break;
       const now = this.#parts.now();
-      if (now - reported.at >= PROGRESS_INTERVAL_MS) {
+      if (now - reported.at >= this.#parts.limits.progressIntervalMs) {
         const bytesPerSecond = Math.round(((this.#bytesDone - reported.bytes) / (now - reported.at)) * 1000);
         yield { kind: "progress", bytesDone: this.#bytesDone, bytesTotal, bytesPerSecond };
         reported = { at: now, bytes: this.#bytesDone };
@@ -244,7 +245,7 @@ export class Flight {
 
   async #fly(): Promise<void> {
     // Readers tell of progress even while no tensor becomes complete.
-    const beat = setInterval(() => this.#bell.ring(), PROGRESS_INTERVAL_MS);
+    const beat = setInterval(() => this.#bell.ring(), this.#parts.limits.progressIntervalMs);
     try {
       await this.#fetchAll();
       for (const segment of this.segments.segments) segment.seal();

@@ -29,6 +29,9 @@ export const config = defineConfig("weight-streamer", {
     { min: 100, max: 60_000 },
   ),
   peerWaitMs: durationMs(10_000, "How long another node may wait for a range that is on its way."),
+  peerRequestTimeoutMs: durationMs(10_000, "Another node's request must have arrived whole within this.", {
+    min: 100,
+  }),
   zone: text("", "Nodes serve each other within a zone."),
   stateDir: text(
     "/var/lib/pilotlight/weight-streamer",
@@ -82,6 +85,11 @@ export const config = defineConfig("weight-streamer", {
   retryDelayMs: durationMs(
     DEFAULTS.retryDelayMs,
     "Wait before a range is asked for again; twice as long before the third attempt, and so on.",
+  ),
+  progressIntervalMs: durationMs(
+    DEFAULTS.progressIntervalMs,
+    "Between two reports of a load's progress, to engines and as events.",
+    { min: 50 },
   ),
   hedgeShareMax: ratio(
     DEFAULTS.hedgeShareMax,

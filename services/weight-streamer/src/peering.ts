@@ -15,6 +15,7 @@ export type PeeringSettings = {
   peerUrl: string;
   peerToken: string;
   peerWaitMs: number;
+  peerRequestTimeoutMs: number;
   peerRepeatIntervalMs: number;
 };
 
@@ -34,6 +35,7 @@ export function createPeering(
   settings: PeeringSettings,
 ): Peering | undefined {
   const { nodeId, zone, peerHost, peerPort, peerUrl, peerToken: token, peerWaitMs: waitMs } = settings;
+  const { peerRequestTimeoutMs: requestTimeoutMs } = settings;
   const { peerRepeatIntervalMs: repeatIntervalMs } = settings;
   if (peerHost === "" || mover === undefined) return undefined;
   let peers: Peers | undefined;
@@ -47,7 +49,7 @@ export function createPeering(
       onHeld: (fingerprint, held) => peers?.hold(fingerprint, held),
     },
     async join(cache) {
-      const door = createPeerDoor(cache, { token, waitMs });
+      const door = createPeerDoor(cache, { token, waitMs, requestTimeoutMs });
       const url = await listen(door, { name: "peers", host: peerHost, port: peerPort });
       peers = joinPeers(weightsHeldOn(bus), {
         nodeId,

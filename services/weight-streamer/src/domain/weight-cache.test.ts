@@ -26,7 +26,7 @@ import { mountHugeMemory, unmountHugeMemory } from "@pilotlight/weights/huge-mem
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Lease, WeightCache, type WeightCacheOptions } from "./weight-cache.ts";
 
-const QUICK = { retryDelayMs: 20, hedgeShareMax: 0.05, hedgeAfterMsMin: 250 };
+const QUICK = { retryDelayMs: 20, progressIntervalMs: 250, hedgeShareMax: 0.05, hedgeAfterMsMin: 250 };
 type TensorReady = Extract<WeightsEvent, { kind: "tensor" }>;
 
 const MiB = 1024 * 1024;

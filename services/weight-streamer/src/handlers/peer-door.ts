@@ -9,7 +9,6 @@ import type { WeightCache } from "../domain/index.ts";
 
 /** A GET has none. */
 const BODY_BYTES_MAX = 1024;
-const REQUEST_TIMEOUT_MS = 10_000;
 const READ_BYTES = 1024 * 1024;
 
 const served = counter({
@@ -22,11 +21,13 @@ export type PeerDoorOptions = {
   token: string;
   /** How long a node may wait for a range that is on its way. */
   waitMs: number;
+  /** A request must have arrived whole within this. */
+  requestTimeoutMs: number;
 };
 
 /** A fastify instance; the caller listens. */
-export function createPeerDoor(cache: WeightCache, { token, waitMs }: PeerDoorOptions) {
-  const door = createHttpDoor({ bodyBytesMax: BODY_BYTES_MAX, requestTimeoutMs: REQUEST_TIMEOUT_MS });
+export function createPeerDoor(cache: WeightCache, { token, waitMs, requestTimeoutMs }: PeerDoorOptions) {
+  const door = createHttpDoor({ bodyBytesMax: BODY_BYTES_MAX, requestTimeoutMs });
   door.get<{ Params: { fingerprint: string; file: string } }>(
     peerPath(":fingerprint", ":file"),
     async (request, reply) => {
