@@ -19,8 +19,9 @@ fn main() {
         eprintln!("own-network PROGRAM ARGUMENT…");
         exit(2);
     };
-    let network = match enter() {
-        Ok(()) => format!("its own, {CONGESTION_CONTROL}"),
+    // SAFETY: no pointers; this process has one thread.
+    let network = match check(unsafe { libc::unshare(libc::CLONE_NEWNET) }) {
+        Ok(_) => furnish(),
         Err(error) => format!("the machine's, {}: {error}", current()),
     };
     let failed = Command::new(&program)
@@ -35,11 +36,16 @@ fn current() -> String {
     std::fs::read_to_string(SETTING).map_or_else(|_| "unknown".into(), |text| text.trim().into())
 }
 
-fn enter() -> io::Result<()> {
-    // SAFETY: no pointers; this process has one thread.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
-    bring_up(b"lo")?;
-    std::fs::write(SETTING, CONGESTION_CONTROL)
+/// The new network, and what it is. Without loopback nothing would run in it; without the setting it is only slower.
+fn furnish() -> String {
+    if let Err(error) = bring_up(b"lo") {
+        eprintln!("own-network: loopback cannot be brought up: {error}");
+        exit(1);
+    }
+    match std::fs::write(SETTING, CONGESTION_CONTROL) {
+        Ok(()) => format!("its own, {CONGESTION_CONTROL}"),
+        Err(error) => format!("its own, {}: {error}", current()),
+    }
 }
 
 /// As netdevice(7) has it.
